@@ -1,0 +1,31 @@
+"""Fixes as small values: what to change, carried out later by `mllint.fix`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    from mllint.model.finding import Span
+
+SAFETIES = ("safe", "unsafe", "shown")
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Put `text` where `span` is."""
+
+    span: Span
+    text: str
+
+
+Edit = Union[Replace]
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A named set of edits that belong together. `safety` is one of SAFETIES."""
+
+    title: str
+    safety: str
+    edits: tuple[Edit, ...]
