@@ -172,7 +172,7 @@ class _Walk:
             if self.left is not None:
                 self.left -= len(entries)
                 if self.left < 0:
-                    message = f"stopped looking for files after {MOST_ENTRIES_WITHOUT_ROOT} entries: no project root is marked; name one with --root"
+                    message = f"stopped looking after {MOST_ENTRIES_WITHOUT_ROOT} entries: no project root is marked; name one with --root"
                     self.problems.append(Problem("limit", message, prefix.rstrip("/") or "."))
                     return
             lines = [line for entry in entries if entry.name in IGNORE_FILES for line in _lines(entry.path)]
@@ -252,6 +252,8 @@ class _Walk:
         if not kind:
             self.problems.append(Problem("limit", "neither Python nor a notebook: nothing to check", relative))
             return
+        # The walk left out the folder this file stands in, and with it the files it imports.
+        self.folder(os.path.dirname(path), relative[: relative.rfind("/") + 1], [])
         self.found[relative] = kind
         yield relative
 
