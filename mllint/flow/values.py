@@ -26,12 +26,17 @@ DEEPEST_KEY = 10
 
 
 class Const:
-    """A constant of the program: number, text, None, bool, or an empty marker such as Ellipsis."""
+    """A constant of the program: number, text, None, bool.
 
-    __slots__ = ("value",)
+    `soft` names the variable a literal was assigned to as a setting (`USE_AMP = True`): users edit those, so a condition on one
+    is not decided by today's value.
+    """
 
-    def __init__(self, value: Any) -> None:
+    __slots__ = ("soft", "value")
+
+    def __init__(self, value: Any, soft: tuple | None = None) -> None:
         self.value = value
+        self.soft = soft
 
     @property
     def key(self) -> tuple:
@@ -105,7 +110,7 @@ class Env:
 class Function:
     """A function of the project with the names it closes over. `owner` is the class it was defined in."""
 
-    __slots__ = ("decorators", "env", "key", "name", "node", "owner")
+    __slots__ = ("contexts", "decorators", "env", "key", "name", "node", "owner")
 
     def __init__(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, env: Env, owner: ClassValue | None = None) -> None:
         self.node = node
@@ -113,6 +118,7 @@ class Function:
         self.owner = owner
         self.name = getattr(node, "name", "<lambda>")
         self.decorators: tuple[str, ...] = ()
+        self.contexts: tuple[Context, ...] = ()
         self.key: tuple = ("function", id(node))
 
 
@@ -234,14 +240,25 @@ class Super:
 class Sequence:
     """A list, tuple or set: slots 0, 1, ... and "#" (the length) while every element is known, else "*" for any element."""
 
-    __slots__ = ("ident", "kind", "slots")
+    __slots__ = ("ident", "kind", "over", "slots")
 
-    def __init__(self, ident: int, items: Iterable[Alts] | None, kind: str = "list", rest: Alts = ()) -> None:
+    def __init__(
+        self,
+        ident: int,
+        items: Iterable[Alts] | None,
+        kind: str = "list",
+        rest: Alts = (),
+        size: Alts | None = None,
+        over: frozenset[Instance] = frozenset(),
+    ) -> None:
         self.ident = ident
         self.kind = kind
+        self.over = over
         self.slots: Slots = {}
         if items is None:
             self.slots["*"] = rest
+            if size is not None:
+                self.slots["#"] = size
         else:
             listed = list(items)
             for number, alts in enumerate(listed):
@@ -282,6 +299,20 @@ class Mapping:
 
     def values(self) -> list[Alts]:
         return list(self.slots.values())
+
+
+class Deferred:
+    """An import that nobody has used yet: the module of the project is read when the name is."""
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str | None) -> None:
+        self.module = module
+        self.name = name
+
+    @property
+    def key(self) -> tuple:
+        return ("import", self.module, self.name)
 
 
 class Generator:
@@ -402,4 +433,3 @@ class Call:
     exits: list[dict] = field(default_factory=list)
     place: int = 0
     on_yield: Callable[[Alts], int] | None = None
-    self_value: Abstract = None

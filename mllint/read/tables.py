@@ -85,6 +85,15 @@ class Knowledge:
         self._found.clear()
 
 
+def shipped_tables() -> list[Path]:
+    """The tables that come with mllint: in the checkout, or in the installed package."""
+    package = Path(__file__).parent.parent
+    folder = package / "_rules" / "tables"
+    if not folder.is_dir():
+        folder = package.parent / "rules" / "tables"
+    return sorted(folder.glob("*.yaml"))
+
+
 def read_tables(files: Iterable[Path]) -> Knowledge:
     """Read the tables in this order; raises TableError with file and line for one that is not valid."""
     import yaml

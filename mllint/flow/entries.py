@@ -1,0 +1,252 @@
+"""Where programs start: main blocks and scripts, then classes nobody uses, then functions nobody calls.
+
+Each entry is interpreted by itself and gives one History. What an earlier entry has already walked is no entry of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from mllint.flow import gate
+from mllint.flow.interpret import Interpreter
+from mllint.flow.project import Project, acts
+from mllint.flow.record import history_of
+from mllint.flow.values import (
+    Alts,
+    Bound,
+    ClassValue,
+    Const,
+    Env,
+    Function,
+    Instance,
+    Opaque,
+    one,
+    single,
+    values_of,
+)
+from mllint.model.finding import Problem
+from mllint.model.history import Frame, History
+from mllint.read.python import PythonFile
+
+
+def histories(project: Project) -> list[History]:
+    """Interpret every entry of the project that can matter."""
+    interesting, starting = survey(project)
+    if not interesting:
+        return []
+    walk = Walk(project)
+    out: list[History] = []
+    for path in starting:
+        file = project.python_file(path)
+        if file is not None:
+            out.extend(walk.script(file))
+    for path in sorted(interesting):
+        file = project.python_file(path)
+        if file is not None and not file.is_notebook:
+            out.extend(walk.leftovers(file))
+    return out
+
+
+def survey(project: Project) -> tuple[set[str], list[str]]:
+    """(files of interest, files a program starts in that reach one), told from bytes alone."""
+    interesting: set[str] = set()
+    starting: set[str] = set()
+    imports: dict[str, list[str]] = {}
+    for path, kind in project.files.items():
+        if kind not in ("python", "notebook"):
+            continue
+        data = project.bytes_of(path)
+        if gate.of_interest(data):
+            interesting.add(path)
+        if kind == "notebook":
+            starting.add(path)
+            data = data.replace(b'\\n",', b"\n").replace(b'"from ', b"\nfrom ").replace(b'"import ', b"\nimport ")
+        elif gate.starts_program(data):
+            starting.add(path)
+        imports[path] = gate.imported(data)
+        if project.selected is None or path in project.selected:
+            if path in interesting:
+                project.python_file(path)
+            elif kind == "notebook" or not data:
+                project.python_file(path)
+    if project.selected is not None:
+        near = neighbourhood(project, imports, interesting)
+        interesting &= near
+        starting &= near
+    reach = reaching(project, imports, interesting)
+    return interesting, sorted(starting & reach)
+
+
+def resolve_all(project: Project, imports: dict[str, list[str]], path: str) -> Iterator[str]:
+    for name in imports.get(path, ()):
+        level = len(name) - len(name.lstrip("."))
+        module = project.absolute_from(path, name[level:] or None, level)
+        while module:
+            target = project.path_of_module(module)
+            if target is not None and target != path:
+                yield target
+            module = module.rpartition(".")[0]
+
+
+def reaching(project: Project, imports: dict[str, list[str]], targets: set[str]) -> set[str]:
+    """The files that import one of the targets, directly or not, and the targets."""
+    importers: dict[str, set[str]] = {}
+    for path in imports:
+        for target in resolve_all(project, imports, path):
+            importers.setdefault(target, set()).add(path)
+    found, fresh = set(targets), list(targets)
+    while fresh:
+        for importer in importers.get(fresh.pop(), ()):
+            if importer not in found:
+                found.add(importer)
+                fresh.append(importer)
+    return found
+
+
+def neighbourhood(project: Project, imports: dict[str, list[str]], interesting: set[str]) -> set[str]:
+    """With some files named: those, what they import, and what imports them."""
+    assert project.selected is not None
+    near = reaching(project, imports, set(project.selected))
+    fresh = list(near)
+    while fresh:
+        for target in resolve_all(project, imports, fresh.pop()):
+            if target not in near:
+                near.add(target)
+                fresh.append(target)
+    return near
+
+
+class Walk:
+    """The interpreter and what the entries so far have walked."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.interpreter = Interpreter(project, project.knowledge)
+        self.seen: set[int] = set()
+        self.instantiated: set[int] = set()
+
+    def entry(self, file: PythonFile, name: str, body: Any) -> History | None:
+        """Interpret one entry; the state is put back afterwards."""
+        interpreter = self.interpreter
+        interpreter.begin(file)
+        mark = len(interpreter.journal)
+        try:
+            body()
+        except RecursionError:
+            interpreter.limit("the code nests deeper than can be followed")
+        history = history_of(interpreter, name)
+        interpreter.take_changes(mark)
+        self.seen |= interpreter.entered
+        self.instantiated |= {id(i.cls.node) for i in interpreter.things if i.cls is not None}
+        for text in sorted(interpreter.limits):
+            problem = Problem("limit", f"{name}: {text}; what lies beyond was not looked at", file.source.path)
+            if problem not in self.project.problems:
+                self.project.problems.append(problem)
+        return history if history.events_in_order else None
+
+    def script(self, file: PythonFile) -> Iterator[History]:
+        """The file run as a program."""
+        interpreter = self.interpreter
+
+        def body() -> None:
+            env = Env(file, None)
+            env.slots["__name__"] = one(Const("__main__"))
+            env.slots["__file__"] = one(Opaque(("file", file.source.path)))
+            interpreter.env = env
+            interpreter.block(file.tree.body)
+
+        history = self.entry(file, file.source.path, body)
+        if history is not None:
+            yield history
+
+    def leftovers(self, file: PythonFile) -> Iterator[History]:
+        """Classes whose methods nobody called, then functions nobody called."""
+        self.interpreter.begin(file)
+        module = self.interpreter.run_module(file)
+        for node in file.tree.body:
+            if isinstance(node, ast.ClassDef) and acts(node):
+                value = single(module.slots.get(node.name, ()))
+                if isinstance(value, ClassValue) and value.node is node and not self.used(value):
+                    history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))  # type: ignore[misc]
+                    if history is not None:
+                        yield history
+        for node in file.tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and id(node) not in self.seen and acts(node):
+                for value in values_of(module.slots.get(node.name, ())):
+                    history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))  # type: ignore[misc]
+                    if history is not None:
+                        yield history
+
+    def methods(self, cls: ClassValue) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return [n for n in cls.node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+    def used(self, cls: ClassValue) -> bool:
+        """Somebody has called a method of it besides the constructor."""
+        return any(id(m) in self.seen for m in self.methods(cls) if m.name != "__init__")
+
+    def use_function(self, value: Any) -> None:
+        result = self.interpreter.call_value(value, [], {}, value.node if isinstance(value, Function) else self.interpreter.nowhere)
+        self.interpreter.lose_all([result], self.interpreter.nowhere)
+
+    def use_class(self, cls: ClassValue) -> None:
+        """Make an object and call its methods twice: first so that every attribute is set, then for the record."""
+        interpreter = self.interpreter
+        row = interpreter.class_row(cls) or {}
+        made = single(interpreter.instantiate(cls, [], {}, cls.node))
+        assert isinstance(made, Instance)
+        hooks = [h for h in row.get("hooks", ()) if interpreter.class_attribute_exists(cls, h)]
+        others = [m.name for m in self.methods(cls) if m.name not in hooks and m.name != "__init__" and not m.name.startswith("__")]
+        called = self.called_within(cls)
+        public = [name for name in others if name not in called] or others
+        public += ["__call__"] if interpreter.class_attribute_exists(cls, "__call__") else []
+        records = len(interpreter.records)
+        things = len(interpreter.things)
+        self.call_methods(made, [*hooks, *public], row, rehearsal=True)
+        del interpreter.records[records:]
+        kept = interpreter.things[things:]
+        interpreter.entries.clear()
+        for thing in kept:
+            thing.lost = thing.managed = None
+        self.forget(interpreter, kept, made)
+        self.call_methods(made, [*hooks, *public], row, rehearsal=False)
+
+    def forget(self, interpreter: Interpreter, kept: list[Instance], made: Instance) -> None:
+        """Objects of the rehearsal that no attribute holds were only rehearsed."""
+        held = interpreter.inside(made) | {v for a in made.slots.values() for x, _ in a for v in interpreter.inside(x)}
+        interpreter.things = [t for t in interpreter.things if t not in kept or t in held]
+
+    def called_within(self, cls: ClassValue) -> set[str]:
+        """Names of methods that other methods of the class call: they are no entries of their own."""
+        return {
+            n.func.attr
+            for m in self.methods(cls)
+            for n in ast.walk(m)
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name) and n.func.attr != m.name
+        }
+
+    def call_methods(self, made: Instance, names: list[str], row: dict[str, Any], rehearsal: bool) -> None:
+        interpreter = self.interpreter
+        for number, name in enumerate(names):
+            bound = interpreter.method_of(made, name)
+            if bound is None or not isinstance(bound, Bound) or not isinstance(bound.function, Function):
+                continue
+            framework = name in row.get("hooks", ())
+            place = len(interpreter.place)
+            span = made.made_at
+            if not framework:
+                interpreter.place.append(Frame("call", span, ("entry", number), name, facts={"entry": number}))
+            elif name in row.get("per_batch", ()):
+                interpreter.place.append(Frame("loop", span, ("loop", "epochs"), "framework"))
+                interpreter.place.append(Frame("loop", span, ("loop", "batches"), "framework"))
+            result: Alts = interpreter.call_value(bound, [], {}, bound.function.node)
+            del interpreter.place[place:]
+            if name == row.get("configures"):
+                made.slots[("configured",)] = result
+                manual = single(made.slots.get(row.get("manual", ""), ()))
+                if not (isinstance(manual, Const) and manual.value is False):
+                    for value in values_of(result):
+                        interpreter.manage(value, bound.function.node)
+            elif not framework:
+                interpreter.lose_all([result], bound.function.node)

@@ -1,0 +1,72 @@
+"""The gate: which files can matter at all, told from their bytes.
+
+A file is of interest when it names something the lifecycle rules follow. Everything else is read only when code of interest
+imports it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mllint.model.rule import Rule
+
+#: Literals, each searched with `in`: the cheapest test there is. One of them must occur in a file of interest.
+WORDS = (
+    b".backward(", b"zero_grad", b"clip_grad", b"lr_scheduler", b"GradScaler", b"autocast", b"_schedule", b"unscale_", b"torch.optim", b"optim.",
+    b"import optim", b"Scheduler", b"scheduler.step", b".step(", b"get_last_lr",
+)  # fmt: skip
+
+#: What starts a program: a main guard, or a line at the left margin that does something.
+STARTS = re.compile(rb"^(?:if\s+__name__\s*==|for |while |with |[\w.]+(?:\([^\n]*\)|\.[\w.]+\([^\n]*)\s*$)", re.M)
+IMPORTS = re.compile(rb"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w., \t]+))", re.M)
+
+
+def of_interest(data: bytes) -> bool:
+    """The bytes name something that lifecycle rules follow."""
+    return any(word in data for word in WORDS)
+
+
+def starts_program(data: bytes) -> bool:
+    return STARTS.search(data) is not None
+
+
+def imported(data: bytes) -> list[str]:
+    """The modules a file imports, as written (leading dots kept)."""
+    names: list[str] = []
+    for source, several in IMPORTS.findall(data):
+        if source:
+            names.append(source.decode())
+        else:
+            names.extend(n.split(b" as ")[0].strip().decode() for n in several.split(b","))
+    return names
+
+
+class RuleGate:
+    """Which rules can fire in a project: every group of a rule's `mentions` occurs in some file."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.open: set[str] = set()
+        self._groups: dict[str, list[tuple[str, ...]]] = {}
+        for rule in rules:
+            if rule.mentions:
+                self._groups[rule.name] = list(rule.mentions)
+            else:
+                self.open.add(rule.name)
+        self._patterns: dict[tuple[str, ...], re.Pattern[bytes]] = {}
+
+    def see(self, data: bytes) -> None:
+        """Take one more file into account."""
+        for name, groups in list(self._groups.items()):
+            left = [g for g in groups if not self._pattern(g).search(data)]
+            if left:
+                self._groups[name] = left
+            else:
+                del self._groups[name]
+                self.open.add(name)
+
+    def _pattern(self, group: tuple[str, ...]) -> re.Pattern[bytes]:
+        known = self._patterns.get(group)
+        if known is None:
+            known = self._patterns[group] = re.compile("|".join(f"(?:{p})" for p in group).encode())
+        return known

@@ -1,0 +1,247 @@
+"""The project: its files by path and by module name, read when somebody needs them, and the histories of its entries."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllint.flow.values import ClassValue, ModuleValue
+from mllint.model.finding import Problem
+from mllint.model.history import History
+from mllint.read.notebook import read_notebook
+from mllint.read.python import PythonFile, Unreadable, read_python
+from mllint.read.tables import Knowledge, read_tables
+
+#: Attributes whose use makes a class worth entering when its objects are called.
+ACTIVE = frozenset((
+    "backward", "zero_grad", "step", "clip_grad_norm_", "clip_grad_value_", "autocast", "GradScaler", "unscale_", "scale",
+))  # fmt: skip
+
+
+class Project:
+    """All Python of a project. Nothing is read before it is asked for; a file that cannot be read is one problem."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        files: Iterable[Any],
+        selected: frozenset[str] | None = None,
+        tables: Sequence[Path] = (),
+        knowledge: Knowledge | None = None,
+    ) -> None:
+        self.root = os.fspath(root)
+        self.files: dict[str, str] = {f.path: f.kind for f in files}
+        self.selected = selected
+        self.problems: list[Problem] = []
+        self.modules: dict[str, ModuleValue] = {}
+        self.varying: set[str] = set()
+        self.own_tables = tuple(tables)
+        self._knowledge = knowledge
+        self._read: dict[str, PythonFile | None] = {}
+        self._bytes: dict[str, bytes] = {}
+        self._by_name: dict[str, str] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        self._packages: set[str] = set()
+        self._assigned: dict[int, frozenset[str]] = {}
+        self._yields: dict[int, bool] = {}
+        self._active: dict[int, bool] = {}
+        self._absolute: dict[tuple[str, str | None, int], str] = {}
+        self._index()
+
+    # ------------------------------------------------------------------ files
+
+    def _index(self) -> None:
+        for path, kind in self.files.items():
+            if kind != "python":
+                continue
+            stem = path.rsplit(".", 1)[0]
+            if stem == "__init__" or stem.endswith("/__init__"):
+                stem = stem[: -len("/__init__")]
+            name = stem.replace("/", ".")
+            self._by_name[name] = path
+            self._by_stem.setdefault(name.rpartition(".")[2], []).append(name)
+            parent = name.rpartition(".")[0]
+            while parent and parent not in self._packages:
+                self._packages.add(parent)
+                parent = parent.rpartition(".")[0]
+
+    def bytes_of(self, path: str) -> bytes:
+        """A file's bytes; a file that cannot be opened is a problem and empty."""
+        try:
+            fd = os.open(os.path.join(self.root, path), os.O_RDONLY)
+        except OSError as error:
+            self._problem(Problem("unreadable", f"cannot be opened: {error.strerror}", path))
+            return b""
+        try:
+            size = os.fstat(fd).st_size + 1
+            parts = []
+            while chunk := os.read(fd, size):
+                parts.append(chunk)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        except OSError as error:
+            self._problem(Problem("unreadable", f"cannot be read: {error.strerror}", path))
+            return b""
+        finally:
+            os.close(fd)
+
+    def _problem(self, problem: Problem) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def python_file(self, path: str, data: bytes | None = None) -> PythonFile | None:
+        """The file's tree, read once; None (and a problem) when it cannot be read."""
+        if path in self._read:
+            return self._read[path]
+        kind = self.files.get(path)
+        file: PythonFile | None = None
+        if kind in ("python", "notebook"):
+            try:
+                content = self.bytes_of(path) if data is None else data
+                file = read_notebook(path, content) if kind == "notebook" else read_python(path, content)
+                for problem in file.problems:
+                    self._problem(problem)
+            except Unreadable as error:
+                self._problem(error.problem)
+        self._read[path] = file
+        if file is not None:
+            self._note_varying(file.tree)
+        return file
+
+    def _note_varying(self, tree: ast.Module) -> None:
+        """Attributes that are counted up or set in more than one place: their value at one place says nothing about another."""
+        seen: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if node.attr in seen:
+                    self.varying.add(node.attr)
+                seen.add(node.attr)
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute):
+                self.varying.add(node.target.attr)
+
+    # ---------------------------------------------------------------- modules
+
+    def module_name(self, file: PythonFile) -> str:
+        stem = file.source.path.rsplit(".", 1)[0]
+        if stem.endswith("/__init__"):
+            stem = stem[: -len("/__init__")]
+        return stem.replace("/", ".")
+
+    def absolute(self, file: PythonFile, module: str | None, level: int) -> str:
+        """The project's name of an imported module: seen from the importing file's folder, its parents, or where it is unique."""
+        question = (file.source.path, module, level)
+        known = self._absolute.get(question)
+        if known is None:
+            known = self._absolute[question] = self.absolute_from(file.source.path, module, level)
+        return known
+
+    def absolute_from(self, path: str, module: str | None, level: int) -> str:
+        folder = path.rpartition("/")[0].replace("/", ".")
+        if level:
+            for _ in range(level - 1):
+                folder = folder.rpartition(".")[0]
+            return ".".join(p for p in (folder, module or "") if p)
+        name = module or ""
+        while True:
+            candidate = f"{folder}.{name}" if folder else name
+            if candidate in self._by_name or candidate in self._packages:
+                return candidate
+            if not folder:
+                break
+            folder = folder.rpartition(".")[0]
+        ends = [n for n in self._by_stem.get(name.rpartition(".")[2], ()) if n.endswith("." + name)]
+        if len(ends) == 1 and (name.count(".") or ends[0].count(".") <= 2):
+            return ends[0]
+        return name
+
+    def owns(self, file: PythonFile, module: str) -> bool:
+        return module in self._by_name or module in self._packages
+
+    def is_package(self, module: str) -> bool:
+        return module in self._packages
+
+    def locate(self, module: str) -> PythonFile | None:
+        """The file of a module of the project, by its project name."""
+        path = self._by_name.get(module)
+        return None if path is None else self.python_file(path)
+
+    def path_of_module(self, module: str) -> str | None:
+        return self._by_name.get(module)
+
+    # ------------------------------------------------------- facts about trees
+
+    def assigned_in(self, node: ast.stmt) -> frozenset[str]:
+        """The names a statement's body assigns, not counting nested functions and classes."""
+        known = self._assigned.get(id(node))
+        if known is None:
+            names: set[str] = set()
+            stack: list[ast.AST] = [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
+            while stack:
+                inner = stack.pop()
+                if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+                    continue
+                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                    names.add(inner.id)
+                stack.extend(ast.iter_child_nodes(inner))
+            known = self._assigned[id(node)] = frozenset(names)
+        return known
+
+    def yields(self, node: ast.AST) -> bool:
+        """The function is a generator."""
+        known = self._yields.get(id(node))
+        if known is None:
+            known = False
+            stack: list[ast.AST] = list(getattr(node, "body", ())) if not isinstance(node, ast.Lambda) else []
+            while stack:
+                inner = stack.pop()
+                if isinstance(inner, (ast.Yield, ast.YieldFrom)):
+                    known = True
+                    break
+                if not isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+                    stack.extend(ast.iter_child_nodes(inner))
+            self._yields[id(node)] = known
+        return known
+
+    def active(self, cls: ClassValue) -> bool:
+        """A class whose methods do something the rules follow."""
+        known = self._active.get(id(cls.node))
+        if known is None:
+            known = self._active[id(cls.node)] = acts(cls.node)
+        return known
+
+    def text_of(self, file: PythonFile, node: ast.AST | None) -> str:
+        """A short name for an expression, where it has one."""
+        if isinstance(node, ast.Name):
+            return node.id
+        if isinstance(node, ast.Attribute):
+            inner = self.text_of(file, node.value)
+            return f"{inner}.{node.attr}" if inner else ""
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inner = self.text_of(file, node.operand)
+            return f"not {inner}" if inner else ""
+        return ""
+
+    # -------------------------------------------------------------- histories
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """The library tables, read when the first file of interest is met."""
+        if self._knowledge is None:
+            from mllint.read.tables import shipped_tables
+
+            self._knowledge = read_tables([*shipped_tables(), *self.own_tables])
+        return self._knowledge
+
+    def histories(self) -> list[History]:
+        """One History for each entry of the project."""
+        from mllint.flow.entries import histories
+
+        return histories(self)
+
+
+def acts(node: ast.AST) -> bool:
+    return any(
+        (isinstance(n, ast.Attribute) and n.attr in ACTIVE) or (isinstance(n, ast.Name) and n.id in ACTIVE) for n in ast.walk(node)
+    )

@@ -1,0 +1,256 @@
+"""What an interpretation holds while it runs: the heap with its journal, the place, the assumptions, the events so far.
+
+Every write to a variable, attribute or container slot goes through `write`, which notes the old value. An arm of a branch runs
+on the one heap; afterwards its changes are collected and undone, so that the other arm starts from the same state and only what
+changed has to be joined.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mllint.flow.values import (
+    MOST_ALTERNATIVES,
+    NO_GUARD,
+    Alts,
+    Call,
+    Env,
+    Guard,
+    Instance,
+    Loop,
+    Opaque,
+    Slots,
+    guarded,
+    instances,
+    join,
+)
+from mllint.model.finding import Span
+from mllint.model.history import Frame, Value
+
+if TYPE_CHECKING:
+    from mllint.flow.project import Project
+    from mllint.read.python import PythonFile
+    from mllint.read.tables import Knowledge
+
+MISSING: Any = object()
+
+#: How a block ended.
+NORMAL, RETURN, BREAK, CONTINUE, RAISE = range(5)
+
+#: Statements one entry may walk. A long training script with its helpers takes under 20,000; what takes ten times as many is a
+#: framework calling itself in circles.
+MOST_STEPS = 150_000
+#: Calls inside calls. Trainers are rarely deeper than ten; the number also keeps clear of Python's own recursion limit.
+DEEPEST_CALL = 24
+#: Times one function is entered from one entry: enough for every call site of a helper in a script.
+MOST_ENTRIES = 24
+
+Changes = dict[tuple[int, Any], tuple[Slots, Any, Alts]]
+
+
+@dataclass(slots=True)
+class Record:
+    """An event as it is noted; `mllint.flow.record` makes the History's from it."""
+
+    action: str
+    thing: Instance | None
+    span: Span
+    place: tuple[Frame, ...]
+    arguments: dict[str, Value]
+    via: int | None
+    sure: bool
+
+
+@dataclass(slots=True)
+class Condition:
+    """What is known of a test: its verdict if decided; else the facts and narrowings that hold in each arm."""
+
+    verdict: bool | None = None
+    facts: tuple[tuple[tuple[tuple, bool], ...], tuple[tuple[tuple, bool], ...]] = ((), ())
+    narrow: tuple[list[tuple[Slots, Any, Alts]], list[tuple[Slots, Any, Alts]]] = field(default_factory=lambda: ([], []))
+    text: str = ""
+
+    def negated(self) -> Condition:
+        verdict = None if self.verdict is None else not self.verdict
+        return Condition(verdict, (self.facts[1], self.facts[0]), (self.narrow[1], self.narrow[0]), self.text)
+
+
+class State:
+    """The running state of one entry and the operations on it."""
+
+    def __init__(self, project: Project, knowledge: Knowledge) -> None:
+        self.project = project
+        self.knowledge = knowledge
+        self.journal: list[tuple[Slots, Any, Any]] = []
+        self.place: list[Frame] = []
+        self.assumed: dict[tuple, bool] = {}
+        self.assumptions: list[tuple] = []
+        self.records: list[Record] = []
+        self.things: list[Instance] = []
+        self.promoted: dict[tuple, Instance] = {}
+        self.calls: list[Call] = []
+        self.loops: list[Loop] = []
+        self.entries: dict[int, int] = {}
+        self.entered: set[int] = set()
+        self.limits: set[str] = set()
+        self.opaque_slots: Slots = {}
+        self.choices = 0
+        self.steps = 0
+        self.counter = 0
+        self.file: PythonFile = None  # type: ignore[assignment]
+        self.env: Env = None  # type: ignore[assignment]
+        self.call: Call | None = None
+        self.spans: dict[int, tuple[ast.AST, Span]] = {}
+
+    def begin(self, file: PythonFile) -> None:
+        """Start another entry: what the last one noted is gone, objects and modules stay numbered on."""
+        self.place, self.records, self.things, self.promoted, self.calls, self.loops = [], [], [], {}, [], []
+        self.assumed, self.assumptions = {}, []
+        self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
+        self.steps = self.choices = 0
+        self.file = file
+        self.env = Env(file, None)
+        self.call = None
+        self.nowhere: ast.AST = file.tree.body[0] if file.tree.body else ast.Pass(lineno=1, col_offset=0, end_lineno=1, end_col_offset=0)
+
+    def fresh(self) -> int:
+        self.counter += 1
+        return self.counter
+
+    # ------------------------------------------------------------------ heap
+
+    def write(self, slots: Slots, key: Any, alts: Alts) -> None:
+        """Set a slot, noting the old value for the arms of branches."""
+        if len(alts) > MOST_ALTERNATIVES:
+            alts = self.collapse(alts)
+        self.journal.append((slots, key, slots.get(key, MISSING)))
+        slots[key] = alts
+
+    def collapse(self, alts: Alts) -> Alts:
+        """Too many alternatives: one unknown that still knows its sources."""
+        sources = frozenset().union(*(instances(v) for v, _ in alts))
+        return ((Opaque(("any", self.fresh()), sources, frozenset(("unknown",))), NO_GUARD),)
+
+    def take_changes(self, mark: int) -> Changes:
+        """The slots written since `mark` with their final values; the state is as it was at `mark` afterwards."""
+        changes: Changes = {}
+        journal = self.journal
+        for slots, key, _ in journal[mark:]:
+            where = (id(slots), key)
+            if where not in changes and key in slots:
+                changes[where] = (slots, key, slots[key])
+        for slots, key, old in reversed(journal[mark:]):
+            if old is MISSING:
+                slots.pop(key, None)
+            else:
+                slots[key] = old
+        del journal[mark:]
+        return changes
+
+    def merge(self, a: Changes, b: Changes, facts_a: Guard = NO_GUARD, facts_b: Guard = NO_GUARD) -> None:
+        """Continue with the state after either arm."""
+        for where, (slots, key, value) in a.items():
+            if where in b:
+                other = b[where][2]
+            else:
+                other = slots.get(key, ())
+            if value is other:
+                self.write(slots, key, value)
+            else:
+                self.write(slots, key, self.either(value, other, facts_a, facts_b))
+        for where, (slots, key, value) in b.items():
+            if where not in a:
+                self.write(slots, key, self.either(slots.get(key, ()), value, facts_a, facts_b))
+
+    @staticmethod
+    def either(a: Alts, b: Alts, facts_a: Guard, facts_b: Guard) -> Alts:
+        return join(guarded(a, facts_a), guarded(b, facts_b))
+
+    def replay(self, changes: Changes) -> None:
+        for slots, key, value in changes.values():
+            self.write(slots, key, value)
+
+    def join_exits(self, exits: list[Changes]) -> None:
+        """Join the states of paths that left early (return, break, continue) into the current one."""
+        for changes in exits:
+            for slots, key, value in changes.values():
+                now = slots.get(key)
+                if now is not value:
+                    self.write(slots, key, value if now is None else join(now, value))
+
+    # ----------------------------------------------------------- assumptions
+
+    def assume(self, facts: tuple[tuple[tuple, bool], ...] | Guard) -> None:
+        for key, polarity in facts:
+            if key not in self.assumed:
+                self.assumed[key] = polarity
+                self.assumptions.append(key)
+
+    def forget(self, mark: int) -> None:
+        for key in self.assumptions[mark:]:
+            del self.assumed[key]
+        del self.assumptions[mark:]
+
+    def held(self, alts: Alts) -> Alts:
+        """The alternatives that the current assumptions leave."""
+        if len(alts) < 2 or not self.assumed:
+            return alts
+        left = tuple(a for a in alts if not any(self.assumed.get(k, p) != p for k, p in a[1]))
+        return left or alts
+
+    # ------------------------------------------------------------------ arms
+
+    def arm(self, node: ast.AST, branch: int, condition: Condition, side: bool, body: Callable[[], int], name: str = "") -> tuple[int, Changes, Guard]:
+        """Run one arm of a branch; its changes are collected and undone. Returns how it ended, what it changed and its facts."""
+        mark, place, assumed = len(self.journal), len(self.place), len(self.assumptions)
+        facts = self.enter_side(node, branch, condition, side, name)
+        status = body()
+        changes = self.take_changes(mark)
+        del self.place[place:]
+        self.forget(assumed)
+        return status, changes, facts
+
+    def enter_side(self, node: ast.AST, branch: int, condition: Condition, side: bool, name: str = "", frames: bool = True) -> Guard:
+        """Hold the facts and narrowings of one side of a condition from here on."""
+        facts = condition.facts[0 if side else 1]
+        learned: set[tuple[tuple, bool]] = set()
+        for slots, key, alts in condition.narrow[0 if side else 1]:
+            self.write(slots, key, alts)
+            if alts:
+                learned |= frozenset.intersection(*(g for _, g in alts))
+        extra = tuple(f for f in learned if f not in facts and f[0] not in self.assumed)
+        if frames:
+            span = self.span(node)
+            shown = facts or ((("branch", branch), side),)
+            self.place.append(Frame("arm", span, shown[0][0], name, branch, shown[0][1], text=condition.text))
+            for key, polarity in (*shown[1:], *extra):
+                self.place.append(Frame("arm", span, key, name, -self.fresh(), polarity))
+        self.assume((*facts, *extra))
+        return frozenset((*facts, *extra))
+
+    # ---------------------------------------------------------------- events
+
+    def span(self, node: ast.AST) -> Span:
+        known = self.spans.get(id(node))
+        if known is None:
+            known = self.spans[id(node)] = (node, self.file.source.span(node))
+        return known[1]
+
+    def record(
+        self,
+        action: str,
+        thing: Instance | None,
+        node: ast.AST,
+        arguments: dict[str, Value] | None = None,
+        via: Instance | None = None,
+        sure: bool = True,
+    ) -> None:
+        self.records.append(
+            Record(action, thing, self.span(node), tuple(self.place), arguments or {}, None if via is None else via.ident, sure)
+        )
+
+    def limit(self, text: str) -> None:
+        self.limits.add(text)
