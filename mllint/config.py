@@ -293,7 +293,8 @@ class Selection:
             for settings in matching:
                 if settings.select is not None:
                     chosen = self._chosen([(self.exactness(n, ""), 0, True, n) for n in settings.select])
-                for name in sorted(settings.ignore, key=lambda n: self.exactness(n, "")):
+            for settings in matching:
+                for name in settings.ignore:
                     chosen -= self.members(name)
             known = self._by_path[path] = (matching, chosen)
         return known

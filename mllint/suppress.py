@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mllint.model.finding import Finding, Span
 from mllint.model.mark import Mark
+
+if TYPE_CHECKING:
+    from mllint.read.source import Source
 
 OURS = b"mllint:"
 FOREIGN = (b"noqa", b"nosec", b"pylint:")
@@ -21,7 +24,7 @@ ABOUT_MARKS = frozenset(("unused-ignore", "unknown-ignore"))
 
 _MARK = re.compile(r"#\s*mllint:\s*(?P<verb>[\w-]*)\s*(?:\[(?P<names>[^\]#]*)\])?")
 _FOREIGN = re.compile(
-    r"#\s*(?:noqa:\s*(?P<noqa>[A-Za-z]+[0-9]+(?:[,\s]+[A-Za-z]+[0-9]+)*)"
+    r"#\s*(?:(?i:noqa):\s*(?P<noqa>[A-Za-z]+[0-9]+(?:[,\s]+[A-Za-z]+[0-9]+)*)"
     r"|nosec:?\s+(?P<nosec>[A-Za-z]+[0-9]+(?:[,\s]+[A-Za-z]+[0-9]+)*)"
     r"|pylint:\s*disable=(?P<pylint>[\w-]+(?:\s*,\s*[\w-]+)*))"
 )
@@ -131,36 +134,38 @@ def _lines(comment: Comment, alone: set[tuple[int | None, int]]) -> frozenset[in
 
 def may_hold_marks(data: bytes, has_findings: bool) -> bool:
     """Whether the comments of a file are worth reading: tokenizing costs ten times what parsing does."""
-    return OURS in data or (has_findings and any(word in data for word in FOREIGN))
+    if OURS in data or not has_findings:
+        return OURS in data
+    lowered = data.lower()
+    return any(word in lowered for word in FOREIGN)
 
 
-def comments(source: Any) -> list[Comment]:
-    """The comments of a `Source` that speak to us or to another tool, in order.
+def comments(source: Source) -> list[Comment]:
+    """The comments of a file or of a notebook's code cells, in order.
 
-    A comment that is alone on its line but says something else is listed too: a mark above it reaches past it.
+    Those that say nothing to us are listed too: a mark that is alone on its line reaches past the comments below it.
     """
-    import io
+    found: list[Comment] = []
+    for cell in source.code_cells or (None,):
+        found += _comments_in(source.lines_of(cell), source.path, cell)
+    return found
+
+
+def _comments_in(lines: list[str], path: str, cell: int | None) -> list[Comment]:
     import tokenize
 
+    if cell is not None:
+        from mllint.read.notebook import mask_magics
+
+        lines = mask_magics(lines)
     found: list[Comment] = []
     try:
-        for token in tokenize.generate_tokens(io.StringIO(source.text).readline):
+        for token in tokenize.generate_tokens((line + "\n" for line in lines).__next__):
             if token.type == tokenize.COMMENT:
                 row, column = token.start
-                before = token.line[:column]
-                span = source.span(_Node(row, len(before.encode("utf-8")), row, len(token.line[: token.end[1]].encode("utf-8"))))
-                found.append(Comment(span, token.string, not before.strip()))
+                span = Span(path, row, column + 1, row, token.end[1] + 1, cell)
+                found.append(Comment(span, token.string, not token.line[:column].strip()))
     except (tokenize.TokenError, SyntaxError):
         # What does not tokenize does not parse, and is a problem of the report already; the comments before it still hold.
         pass
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A place in the shape `ast` gives it, because `Source` alone knows how those become places a person counts."""
-
-    lineno: int
-    col_offset: int
-    end_lineno: int
-    end_col_offset: int

@@ -1,0 +1,42 @@
+"""What several test files share: example reports, each made once, and small projects."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mllint.authoring import run_example
+from mllint.model.finding import Report
+from mllint.pages import Example, examples, load_pages
+
+PAGES = load_pages()
+
+
+@functools.cache
+def _report(rule: str, number: int) -> Report:
+    return run_example(next(e for e in examples(rule, PAGES) if e.number == number), PAGES)
+
+
+@pytest.fixture
+def report_of() -> Callable[[Example], Report]:
+    """The report of an example on a page of ours."""
+    return lambda example: _report(example.rule, example.number)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write a small project, with paths as keys, and stand in its folder."""
+
+    def write(files: dict[str, str | bytes]) -> Path:
+        (tmp_path / ".git").mkdir(exist_ok=True)
+        for path, text in files.items():
+            target = tmp_path / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return write
