@@ -14,14 +14,32 @@ from mllint.read.source import Source, Unreadable, split_lines
 # Cell magics whose body is Python that runs in the notebook's own namespace; the body of any other is another language, a file to
 # write or another process.
 PYTHON_CELL_MAGICS = frozenset(
-    "time timeit capture prun memit mprun lprun debug wandb snakeviz pyinstrument scalene filprofile heat notify local px".split()
+    {
+        "time",
+        "timeit",
+        "capture",
+        "prun",
+        "memit",
+        "mprun",
+        "lprun",
+        "debug",
+        "wandb",
+        "snakeviz",
+        "pyinstrument",
+        "scalene",
+        "notify",
+        "px",
+    }
 )
 _MAYBE = re.compile(
     r"^[ \t]*[%!?/,;]|\?[ \t]*\r?$|=[ \t]*[%!]|^[ \t]*(?:pip3?|conda|mamba|cd|ls|cat|cp|mv|rm|mkdir)[ \t]+[\w./~$-]", re.MULTILINE
 )
 # `pip install x` works without `%` in IPython as long as no variable is called pip.
 _BARE_COMMAND = re.compile(
-    r"(?:pip3?|conda|mamba)[ \t]+(?:install|uninstall|list|show|freeze|update)\b|(?:cd|ls|cat|cp|mv|rm|mkdir)[ \t]+(?!(?:is|in|if|and|or|not|for)\b)[\w./~$]|(?:ls|cp|rm|mkdir)[ \t]+-\w"
+    r"""(?:pip3?|conda|mamba)[ \t]+(?:install|uninstall|list|show|freeze|update)\b
+      | (?:cd|ls|cat|cp|mv|rm|mkdir)[ \t]+(?!(?:is|in|if|and|or|not|for)\b)[\w./~$]
+      | (?:ls|cp|rm|mkdir)[ \t]+-[a-zA-Z]+(?:[ \t]|$)""",
+    re.VERBOSE,
 )
 _PIECE = re.compile(
     r"""#.*|'''|\"\"\"|'(?:\\.|[^'\\])*(?:'|$|\\$)|"(?:\\.|[^"\\])*(?:"|$|\\$)|[(\[{]|[)\]}]|(?<![=!<>])=[ \t]*(?=[%!])|\?"""
@@ -118,7 +136,7 @@ def _mask_line(line: str) -> str | None:
         return _nothing(indent, line)
     if _BARE_COMMAND.match(bare) and not re.match(r"\w+[ \t]*[=(.\[]", bare):
         return _nothing(indent, line)
-    depth, quote, asked = 0, "", False
+    depth, asked = 0, False
     at = 0
     while found := _PIECE.search(line, at):
         piece, at = found.group(), found.end()
