@@ -134,7 +134,7 @@ def _mask_line(line: str) -> str | None:
     indent = line[: len(line) - len(bare)]
     if bare[:1] in ("%", "!", "?", "/", ",", ";") and bare:
         return _nothing(indent, line)
-    if _BARE_COMMAND.match(bare) and not re.match(r"\w+[ \t]*[=(.\[]", bare):
+    if _BARE_COMMAND.match(bare):
         return _nothing(indent, line)
     depth, asked = 0, False
     at = 0
