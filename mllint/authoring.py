@@ -23,7 +23,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
 def run_example(example: Example, pages: Mapping[str, Page]) -> Report:
-    """Scan the project an example shows: a good one under every default rule and its own, a bad one under its own alone."""
+    """Scan the project an example shows: a good one under every default rule and its own, any other under its own alone."""
     from mllint.discover import discover
     from mllint.session import scan
 
@@ -38,8 +38,9 @@ def run_example(example: Example, pages: Mapping[str, Page]) -> Report:
                 stream.write(text)
         found = discover([folder], folder)
         config = Config(confidence=confidence)
-        # What is selected must run: an ignore comment in an example is judged against the rules it names.
-        outcome = scan(found, config, pages, extend_select=[example.rule])
+        # What a comment hides shows only next to the rules it names.
+        alone = example.role != "good" and rule.topic != "suppressions"
+        outcome = scan(found, config, pages, select=[example.rule] if alone else None, extend_select=[example.rule])
     return outcome.report
 
 

@@ -22,7 +22,7 @@ FORMATS = ("text", "concise", "json", "sarif", "github")
 class Options:
     """What the command line said of a command. The class holds the defaults, so that the fast path needs no parser for them."""
 
-    command = "scan"
+    command: str | None = "scan"
     paths: Sequence[str] = ()
     select: list[str] | None = None
     ignore: list[str] | None = None
@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         options = _plain_scan(arguments) or _parsed(arguments)
-        return _COMMANDS[options.command](options)
+        return _COMMANDS[options.command or "scan"](options)
     except (ConfigError, PageError) as error:
         sys.stderr.write(f"mllint: error: {error}\n")
         return 2
@@ -220,6 +220,7 @@ def _scan(options: Options) -> int:
         select=_names(options.select),
         ignore=_names(options.ignore) or (),
         extend_select=_names(options.extend_select) or (),
+        tables=[beside(config, root, name) for name in config.tables],
     )
     report = outcome.report
 

@@ -11,6 +11,8 @@ import pytest
 from mllint.authoring import INDEX_END, INDEX_START, index
 from mllint.checks import detector, function_name
 from mllint.model.finding import Hit
+from mllint.model.history import History, Thing
+from mllint.model.mark import Mark
 from mllint.pages import HEADINGS, Example, Page, examples, find_rules_folder, load_pages
 
 PAGES = load_pages()
@@ -23,7 +25,9 @@ each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 @each_page
 def test_page_has_its_detector(page: Page) -> None:
     function = detector(page.rule)
-    assert function.__doc__, f"{function.__name__} says in a docstring why it exists"
+    assert function.__doc__, f"{page.rule.name} says in a docstring why it exists"
+    # The session takes it that without a history nothing of ours has anything to ask.
+    assert function.subject in (History, Thing, Mark)
 
 
 def test_each_detector_has_its_page() -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
+from mllint.model.finding import Hit
 from mllint.model.rule import Rule
+
+
+class Detector(Protocol):
+    """The function of a rule: what it is asked about, and the hits it finds there."""
+
+    subject: type
+    conditions: Mapping[str, Any]
+
+    def __call__(self, *subject: Any) -> Iterable[Hit]: ...
 
 
 class MissingDetector(Exception):
@@ -28,13 +38,13 @@ def function_name(rule: str) -> str:
     return rule.replace("-", "_")
 
 
-def detector(rule: Rule, page: str | None = None) -> Callable[..., Any]:
+def detector(rule: Rule, page: str | None = None) -> Detector:
     """The function of a rule: in the module of its topic or, for a rule of the user's own, in the file beside its page."""
     if page is None:
         module, where = _topic(rule.topic), f"mllint/checks/{function_name(rule.topic)}.py"
     else:
         module, where = _beside(page)
-    function = getattr(module, function_name(rule.name), None)
+    function: Detector | None = getattr(module, function_name(rule.name), None)
     if function is None:
         raise MissingDetector(f"{where} has no function `{function_name(rule.name)}` for the rule {rule.name}")
     if not hasattr(function, "subject"):
