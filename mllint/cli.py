@@ -100,7 +100,9 @@ def _plain_scan(arguments: Sequence[str]) -> Options | None:
 
 def _parsed(arguments: Sequence[str]) -> Options:
     parser = build_parser()
-    options = parser.parse_args(arguments, namespace=Options())
+    options = Options()
+    options.command = None
+    parser.parse_args(arguments, namespace=options)
     if options.command is None:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
@@ -118,7 +120,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mllint", description="Finds, across files, the mistakes that make a training run fail silently.", allow_abbrev=False
     )
     parser.add_argument("-V", "--version", action="version", version=f"mllint {__version__}")
-    parser.set_defaults(command=None)
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
