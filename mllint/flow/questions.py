@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mllint.model.finding import Label, Span
-from mllint.model.history import Event, Frame, History, Thing, Value, idle, mentions, steady
+from mllint.model.history import Event, Frame, History, Thing, Value, counted, idle, mentions, steady
 
 UNKNOWN = Value(("unknown",))
 
@@ -194,13 +194,13 @@ def counts(arm: Frame) -> bool:
     """The condition counts turns: a remainder, or a counter compared with a number."""
     if mentions(arm.key, "%"):
         return True
-    return any(head in ("==", "<", "<=") and mentions(key, "varies", "item") for head, key in _comparisons(arm.key))
+    return any(counted(key) for key in _comparisons(arm.key))
 
 
-def _comparisons(key: Any) -> Iterator[tuple[str, tuple]]:
+def _comparisons(key: Any) -> Iterator[tuple[Any, ...]]:
     if isinstance(key, tuple):
         if key[:1] and key[0] in ("==", "<", "<="):
-            yield key[0], key
+            yield key
         else:
             for part in key:
                 yield from _comparisons(part)
@@ -216,9 +216,9 @@ def period(arm: Frame) -> tuple | None:
     remainder = next(_operations(arm.key, "%"), None)
     if remainder is not None:
         return remainder[2]  # type: ignore[no-any-return]
-    for _, key in _comparisons(arm.key):
+    for key in _comparisons(arm.key):
         for side, other in ((key[1], key[2]), (key[2], key[1])):
-            if mentions(side, "varies", "item") and not mentions(other, "varies", "item"):
+            if counted(side) and not counted(other):
                 return other  # type: ignore[no-any-return]
     return None
 
@@ -331,13 +331,13 @@ def infinite(value: Value | None) -> bool:
 #: How libraries ask which of several processes this one is.
 PROCESS = frozenset(
     ("rank", "get_rank", "get_node_rank", "local_rank", "global_rank", "RANK", "LOCAL_RANK", "is_main_process", "is_local_main_process",
-     "is_world_process_zero", "is_local_process_zero", "is_global_zero", "process_index", "local_process_index", "is_initialized")
+     "is_world_process_zero", "is_local_process_zero", "is_global_zero", "process_index", "local_process_index")
 )  # fmt: skip
 
 
 def by_process(arm: Frame) -> bool:
     """The arm is taken on one process of several."""
-    return any(word.rpartition(".")[2] in PROCESS - {"is_initialized"} for word in _words(arm.key))
+    return any(word.rpartition(".")[2] in PROCESS for word in _words(arm.key))
 
 
 def _words(key: Any) -> Iterator[str]:

@@ -112,6 +112,13 @@ class Event:
         """The loops around this event, outermost first."""
         return [f for f in self.place if f.kind == "loop"]
 
+    def turns(self) -> list[Frame]:
+        """The loops that repeat the event: not those over a short list, walked element by element, or over a list holding its thing."""
+        ids = {i for v in self.arguments.values() for i in v.sources} if self.action in ("unscale_", "step") else set()
+        if self.thing is not None:
+            ids.add(self.thing.id)
+        return [f for f in self.place if f.kind == "loop" and f.name != "each" and not f.over & ids]
+
     def arms(self, within: Frame | None = None) -> list[Frame]:
         """The branch arms around this event, outermost first; those inside the loop `within` alone where one is given."""
         frames = self.place
@@ -131,6 +138,68 @@ def _index(frames: tuple[Frame, ...], loop: Frame) -> int:
     return -1
 
 
+def mentions(key: Any, *heads: str) -> bool:
+    """A part of the structural key begins with one of these words: an operator, "item" (an element of a loop), "call" ..."""
+    if not isinstance(key, tuple):
+        return False
+    return (bool(key) and isinstance(key[0], str) and key[0] in heads) or any(mentions(part, *heads) for part in key)
+
+
+#: Beginnings of keys whose value another turn of the loop may find changed.
+CHANGING = ("%", "varies", "item", "unknown", "deep", "branch", "one of")
+
+
+def varying(key: Any) -> bool:
+    """Another turn of the loop may find another value: an element, a counter, a remainder, something unknown."""
+    if not isinstance(key, tuple) or not key:
+        return False
+    if key[0] in CHANGING or (key[0] in ("index", "any") and isinstance(key[-1], int)):
+        return True
+    return any(varying(part) for part in key)
+
+
+def steady(arm: Frame) -> bool:
+    """The condition of the arm has one answer for the whole run: it is made of options, constants and objects."""
+    return bool(arm.key) and not varying(arm.key)
+
+
+def idle(arm: Frame) -> bool:
+    """The arm only asks whether there is a gradient, so it says nothing about the path."""
+    return arm.key[:1] == ("is",) and arm.key[1][:1] == ("attr",) and arm.key[1][2] == "grad"
+
+
+def counted(key: Any) -> bool:
+    """The key counts turns: a remainder, or a counter of the loop."""
+    return mentions(key, "%", "varies", "item") or (isinstance(key, tuple) and any(_counter(k) for k in _parts(key)))
+
+
+def _counter(key: tuple) -> bool:
+    return len(key) == 2 and key[0] == "index" and isinstance(key[1], int)
+
+
+def _parts(key: tuple) -> Iterator[tuple]:
+    yield key
+    for part in key:
+        if isinstance(part, tuple):
+            yield from _parts(part)
+
+
+def _choice(arm: Frame) -> tuple:
+    """What the arm decides, the same for two places that choose one object out of several."""
+    return ("one of", *arm.key[2:]) if arm.key[:1] == ("one of",) else arm.key
+
+
+def _apart(x: Frame, y: Frame) -> bool:
+    """The two arms are never both taken in one pass."""
+    if x.polarity != y.polarity:
+        return x.branch == y.branch or bool(x.key and x.key == y.key)
+    if not (x.polarity and len(x.key) == len(y.key) == 3 and x.key[:2] == y.key[:2]):
+        return False
+    if x.key[0] == "==":
+        return bool(x.key[2][:1] == ("const",) == y.key[2][:1] and x.key[2] != y.key[2])
+    return bool(x.key[0] == "one of" and x.key[2] != y.key[2])
+
+
 class History:
     """An ordered list of events and the questions lifecycle rules ask of it. One entry point gives one History."""
 
@@ -141,9 +210,14 @@ class History:
         self.limits_hit = limits_hit
         self._by_id = {t.id: t for t in things}
         self._of: dict[int, list[Event]] = {}
+        self._doing: dict[str, list[Event]] = {}
+        self._laps: dict[tuple, list[Event]] = {}
         for event in events:
             if event.thing is not None:
                 self._of.setdefault(event.thing.id, []).append(event)
+            self._doing.setdefault(event.action, []).append(event)
+            for loop in event.turns():
+                self._laps.setdefault(loop.key, []).append(event)
 
     def thing(self, ident: int) -> Thing | None:
         return self._by_id.get(ident)
@@ -154,6 +228,8 @@ class History:
 
     def events(self, thing: Thing | None = None, *actions: str) -> list[Event]:
         """The events of one thing (or of all, with None), of these actions (or all), in order."""
+        if thing is None and actions:
+            return sorted((e for a in actions for e in self._doing.get(a, ())), key=lambda e: e.order)
         pool = self.events_in_order if thing is None else self._of.get(thing.id, [])
         return [e for e in pool if not actions or e.action in actions]
 
@@ -182,22 +258,66 @@ class History:
 
     def exclusive(self, a: Event, b: Event) -> bool:
         """The events stand in arms that cannot both be taken in one pass."""
-        for x in a.place:
-            if x.kind != "arm":
-                continue
-            for y in b.place:
-                if y.kind == "arm" and x.polarity != y.polarity and (x.branch == y.branch or (x.key and x.key == y.key)):
-                    return True
-        return False
+        others = b.arms()
+        return bool(others) and any(_apart(x, y) for x in a.arms() for y in others)
 
     def always(self, a: Event, within: Frame | None = None) -> bool:
         """No branch arm stands around the event (inside that loop, where one is given)."""
         return not a.arms(within)
 
-    def implied(self, a: Event, b: Event) -> bool:
-        """Whenever `b` happens, `a` happens in the same pass: every arm around `a` is around `b` too."""
-        held = {(f.branch, f.polarity) for f in b.place if f.kind == "arm"} | {(f.key, f.polarity) for f in b.place if f.kind == "arm" and f.key}
-        return all((f.branch, f.polarity) in held or (f.key and (f.key, f.polarity) in held) for f in a.place if f.kind == "arm")
+    def implied(self, a: Event, *others: Event) -> bool:
+        """Whenever all the others happen, `a` happens in the same pass: every arm around `a` is around one of them too."""
+        frames = [f for b in others for f in b.arms()]
+        held = {(f.branch, f.polarity) for f in frames} | {(_choice(f), f.polarity) for f in frames if f.key}
+        return all((f.branch, f.polarity) in held or (f.key and (_choice(f), f.polarity) in held) or idle(f) for f in a.arms())
+
+    def together(self, a: Event, b: Event) -> bool:
+        """Both can happen in one pass as far as can be known: the arms of one are those of the other, or all are understood."""
+        if self.exclusive(a, b):
+            return False
+        understood = all(f.key and not mentions(f.key, "branch", "one of") for f in (*a.arms(), *b.arms()))
+        return understood or self.implied(a, b) or self.implied(b, a)
+
+    def made(self, thing: Thing) -> Event | None:
+        """The making of the thing; None where it came from code that was not seen."""
+        return next((e for e in self._of.get(thing.id, ()) if e.action == "make"), None)
+
+    def possible(self, thing: Thing, *actions: str) -> list[Event]:
+        """The events of the thing that can happen in a run in which it is made."""
+        made = self.made(thing)
+        return [e for e in self.events(thing, *actions) if made is None or not self.exclusive(made, e)]
+
+    def lap(self, loop: Frame) -> list[Event]:
+        """Everything that happens in one turn of the loop, in order."""
+        return self._laps.get(loop.key, [])
+
+    def earlier(self, event: Event) -> Iterator[Event]:
+        """What happened before the event, latest first: up to the top of its loop, then the previous turn of that loop, then outwards.
+
+        Events of arms that the event's own arms exclude are left out.
+        """
+        return self._around(event, -1)
+
+    def later(self, event: Event) -> Iterator[Event]:
+        """What happens after the event, next first: to the end of its loop, then the next turn of that loop, then outwards."""
+        return self._around(event, 1)
+
+    def _around(self, event: Event, direction: int) -> Iterator[Event]:
+        seen = {event.order}
+        arms = event.arms()
+        for loop in (*reversed(event.turns()), None):
+            turn = self.events_in_order if loop is None else self.lap(loop)
+            ahead = [e for e in turn if (e.order - event.order) * direction > 0]
+            around = [e for e in turn if (e.order - event.order) * direction < 0] if loop is not None else []
+            for again, part in ((False, ahead), (True, around)):
+                for other in part if direction > 0 else reversed(part):
+                    if other.order in seen:
+                        continue
+                    seen.add(other.order)
+                    # in another turn of the loop a condition that counts turns may well come out the other way
+                    held = [x for x in arms if not (again and counted(x.key))]
+                    if not (held and any(_apart(x, y) for y in other.arms() for x in held)):
+                        yield other
 
     def loops_over(self, thing: Thing) -> list[Frame]:
         """Every loop that iterates over the thing."""

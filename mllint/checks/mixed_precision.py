@@ -1,0 +1,411 @@
+"""Detectors of the topic mixed-precision: is the loss scaled, all the way, and autocast kept to the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mllint.checks import each
+from mllint.flow.questions import (
+    backwards,
+    boundary,
+    called,
+    confidence,
+    counts,
+    innermost,
+    owned,
+    parts,
+    path,
+    pending,
+    same_arm,
+    shared_loop,
+    surely_reaches,
+    touches,
+    within,
+)
+from mllint.model.finding import Hit
+from mllint.model.history import Event, Frame, History, Thing
+
+# -------------------------------------------------------------------- the scaler
+
+
+@each(Thing, kind="scaler")
+def scaler_never_used(scaler: Thing, history: History) -> Iterator[Hit]:
+    made = history.made(scaler)
+    if made is None or off(scaler) or not history.never(scaler, "scale") or scaler.facts.get("whole"):
+        return
+    if any(history.events(twin, "scale") for twin in history.siblings(scaler)):
+        return
+    plain = next((b for b in backwards(history) if unscaled(b) and not history.exclusive(made, b)), None)
+    if plain is not None:
+        yield Hit(
+            scaler.made_at,
+            f"{called(scaler)} never scales a loss, so small float16 gradients vanish",
+            path((scaler.made_at, "created here"), (plain.span, "the loss goes backward here, unscaled")),
+            confidence=confidence(made, plain),
+        )
+
+
+@each(Thing, kind="scaler")
+def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
+    scaled = [b for b in backwards(history) if b.arguments["loss"].scaled_by == scaler.id]
+    if not scaled or off(scaler):
+        return
+    direct = dict(direct_steps(history, scaler))
+    for step, backward in direct.items():
+        yield Hit(
+            step.span,
+            f"{called(step.thing)} is stepped without {called(scaler)}, with gradients that are still scaled",
+            path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (step.span, "stepped directly")),
+            confidence=confidence(backward, step),
+        )
+    if direct or scaler.lost is not None or scaler.managed is not None:
+        return
+    steps = history.possible(scaler, "step")
+    if not steps and not history.possible(scaler, "unscale_"):
+        yield Hit(
+            scaled[0].span,
+            f"{called(scaler)} scales the loss and never steps an optimizer, so nothing is learned",
+            path((scaler.made_at, "the scaler"), (scaled[0].span, "scaled here")),
+            confidence=confidence(scaled[0]),
+        )
+    elif steps and not history.possible(scaler, "update"):
+        yield Hit(
+            steps[0].span,
+            f"{called(scaler)} is never updated, so its second step on the same optimizer fails or the scale never adapts",
+            path((scaler.made_at, "the scaler"), (steps[0].span, "stepped here, no update follows")),
+            confidence=confidence(steps[0]),
+        )
+
+
+def direct_steps(history: History, scaler: Thing) -> Iterator[tuple[Event, Event]]:
+    """Steps past the scaler with the scaled pass whose gradients they use; the first of each optimizer."""
+    for optimizer in history.things("optimizer"):
+        for step in history.possible(optimizer, "step"):
+            if step.via is not None or any(touches(history, u, optimizer, "optimizer") for u in history.events(scaler, "unscale_")):
+                continue
+            backward = next((b for b in pending(history, step, optimizer) if b.arguments["loss"].scaled_by == scaler.id), None)
+            if backward is None or not surely_reaches(history, backward, optimizer) or not history.together(backward, step):
+                continue
+            if not rewritten(history, backward, step):
+                yield step, backward
+                break
+
+
+def rewritten(history: History, backward: Event, step: Event) -> bool:
+    """Gradients are written by hand between the two: they may be divided back there."""
+    for event in history.earlier(step):
+        if event is backward:
+            return False
+        if event.action == "grad-written":
+            return True
+    return False
+
+
+def off(scaler: Thing) -> bool:
+    """Switched off for good: a constant says so."""
+    enabled = scaler.arguments.get("enabled")
+    return enabled is not None and enabled.is_constant and not enabled.constant
+
+
+def unscaled(backward: Event) -> bool:
+    return backward.via is None and backward.arguments["loss"].scaled_by is None
+
+
+# ------------------------------------------------------------------ unscaling
+
+
+@each(History)
+def clip_before_unscale(history: History) -> Iterator[Hit]:
+    for clip in history.events(None, "clip", "grad-read"):
+        if clip.via is not None or "unscales" in clip.arguments["of"].tags or (clip.action == "grad-read" and not measures(clip)):
+            continue
+        backward = still_scaled(history, clip)
+        if backward is None:
+            continue
+        scaler = history.thing(backward.arguments["loss"].scaled_by or -1)
+        if scaler is None or off(scaler) or rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
+            continue
+        what, number = ("clipped", "threshold") if clip.action == "clip" else ("measured", "norm")
+        yield Hit(
+            clip.span,
+            f"gradients are {what} while {called(scaler)} still scales them, so the {number} is off by the scale",
+            path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (clip.span, f"{what} before unscale_")),
+            confidence=confidence(backward, clip),
+        )
+
+
+def measures(read: Event) -> bool:
+    """The gradients are read for a norm."""
+    return "norm" in read.arguments["of"].tags
+
+
+def still_scaled(history: History, clip: Event) -> Event | None:
+    """The scaled pass whose gradients the clip sees, when nothing on this way unscales them first."""
+    unscales: list[Event] = []
+    for event in history.earlier(clip):
+        if event.action == "unscale_" and unscales_them(history, event, clip):
+            unscales.append(event)
+        elif event.action == "step" and event.thing is not None and event.thing.kind == "optimizer" and touches(history, clip, event.thing):
+            if history.implied(event, clip):
+                return None
+        elif event.action == "backward" and about(history, event, clip):
+            if event.arguments["loss"].scaled_by is None or not history.together(event, clip):
+                return None
+            return None if any(history.implied(u, event, clip) for u in unscales) else event
+    return None
+
+
+def unscales_them(history: History, unscale: Event, clip: Event) -> bool:
+    """The optimizer that is unscaled holds the clipped parameters, as far as is known."""
+    optimizers = [t for i in optimizers_of(unscale) if (t := history.thing(i)) is not None and t.kind == "optimizer"]
+    return not optimizers or any(touches(history, clip, o) is not False for o in optimizers)
+
+
+def about(history: History, backward: Event, clip: Event) -> bool:
+    """The pass reaches the clipped parameters; where either hides its modules, an only optimizer decides."""
+    loss, of = backward.arguments["loss"].sources, clip.arguments["of"].sources
+    held = frozenset(i for i in of if (t := history.thing(i)) is not None and t.kind == "module")
+    held |= frozenset(m for i in of if (t := history.thing(i)) is not None and t.kind == "optimizer" for m in owned(history, t))
+    if loss and held:
+        return bool(parts(history, loss) & parts(history, held))
+    return len(history.things("optimizer")) == 1
+
+
+def rescaled(history: History, clip: Event, scaler: Thing, backward: Event) -> bool:
+    """The threshold or the gradients are brought to the scaler's own scale."""
+    if any("scale" in v.tags or scaler.id in v.sources for v in clip.arguments.values()):
+        return True
+    between = [e for e in history.events(scaler, "get_scale") if backward.order < e.order < clip.order or shared_call(e, clip)]
+    return bool(between) or rewritten(history, backward, clip)
+
+
+def shared_call(a: Event, b: Event) -> bool:
+    """Both stand in the same call of a function of the project."""
+    calls = [[f for f in e.place if f.kind == "call"] for e in (a, b)]
+    return bool(calls[0]) and calls[0] == calls[1]
+
+
+def stepped_after(history: History, scaler: Thing, clip: Event) -> bool:
+    """The scaler steps with these gradients afterwards."""
+    for event in history.later(clip):
+        if event.action == "step" and event.thing is scaler:
+            return True
+        if event.action in ("zero_grad", "backward") and event.place == clip.place:
+            return False
+    return False
+
+
+@each(Thing, kind="scaler")
+def unscale_outside_boundary(scaler: Thing, history: History) -> Iterator[Hit]:
+    unscales = history.possible(scaler, "unscale_")
+    for unscale in unscales:
+        loop = innermost(unscale)
+        if off(scaler) or loop is None:
+            continue
+        step, arm = missed_boundary(history, scaler, unscale, loop)
+        if step is not None:
+            where = "the accumulation boundary" if arm is not None else "the loop over micro-batches"
+            yield Hit(
+                unscale.span,
+                f"{called(scaler)} unscales on every micro-batch and is updated only behind {where}, so the second unscale_ fails",
+                path((scaler.made_at, "the scaler"), (unscale.span, "unscaled here"), (step.span, "stepped here")),
+                confidence=confidence(unscale, step),
+            )
+            return
+        again = next((u for u in unscales if u.order > unscale.order and repeated(history, scaler, unscale, u)), None)
+        if again is not None:
+            yield Hit(
+                again.span,
+                f"{called(scaler)} unscales the same optimizer twice before update(), which raises a RuntimeError",
+                path((scaler.made_at, "the scaler"), (unscale.span, "unscaled here first"), (again.span, "and here again")),
+                confidence=confidence(unscale, again),
+            )
+            return
+
+
+def missed_boundary(history: History, scaler: Thing, unscale: Event, loop: Frame) -> tuple[Event | None, Frame | None]:
+    """The step of the same optimizer that happens less often than the unscaling, and the arm that says so."""
+    steps = [s for s in history.possible(scaler, "step") if optimizers_of(s) & optimizers_of(unscale) or not optimizers_of(unscale)]
+    updates = history.possible(scaler, "update")
+    for step in steps:
+        if history.exclusive(step, unscale):
+            continue
+        if not within(step, loop):
+            around = shared_loop(step, unscale)
+            if around is not None and not any(within(u, loop) for u in updates):
+                return step, None
+            continue
+        arm = boundary(step, loop)
+        if arm is None or same_arm(unscale, arm) or any(counts(f) for f in unscale.arms(loop)):
+            continue
+        if not any(within(u, loop) and not any(f.key == arm.key for f in u.arms(loop)) for u in updates):
+            return step, arm
+    return None, None
+
+
+def optimizers_of(event: Event) -> frozenset[int]:
+    return event.arguments["optimizer"].sources if "optimizer" in event.arguments else frozenset()
+
+
+def repeated(history: History, scaler: Thing, first: Event, second: Event) -> bool:
+    """Both unscale one optimizer, in one pass, with no update between."""
+    if not optimizers_of(first) & optimizers_of(second) or innermost(first) != innermost(second) or not (first.sure and second.sure):
+        return False
+    if history.exclusive(first, second) or not (history.implied(first, second) or history.implied(second, first)):
+        return False
+    return not any(first.order < u.order < second.order for u in history.events(scaler, "update"))
+
+
+# -------------------------------------------------------------------- autocast
+
+
+def region(event: Event) -> Frame | None:
+    """The autocast region around the event that decides, unless it is switched off."""
+    frame = event.inside("autocast")
+    return None if frame is None or frame.facts.get("enabled") is False else frame
+
+
+@each(History)
+def backward_in_autocast(history: History) -> Iterator[Hit]:
+    said: set[Frame] = set()
+    for event in history.events(None, "backward", "step"):
+        frame = region(event)
+        if frame is None or frame in said or (event.action == "step" and (event.thing is None or event.thing.kind != "optimizer")):
+            continue
+        said.add(frame)
+        what = "the backward pass" if event.action == "backward" else f"the step of {called(event.thing)}"
+        yield Hit(
+            event.span,
+            f"{what} runs inside autocast, which is meant for the forward pass alone",
+            path((frame.span, "autocast begins here"), (event.span, "still inside")),
+            confidence=None if event.sure and "enabled" in frame.facts and frame.facts["enabled"] else "medium",
+        )
+
+
+@each(History)
+def fp16_without_scaler(history: History) -> Iterator[Hit]:
+    scalers = [t for t in history.things("scaler") if not off(t)]
+    said: set[Frame] = set()
+    for backward in backwards(history):
+        made = [m for t in scalers if (m := history.made(t)) is None or not history.exclusive(m, backward)]
+        if not unscaled(backward) or made or any(t.kind in ("accelerator", "engine") for t in history.all_things):
+            continue
+        forward = next((f for f in forwards(history, backward) if in_half(f)), None)
+        frame = region(forward) if forward is not None else None
+        step = used_by(history, backward)
+        if frame is None or frame in said or step is None or rewritten(history, backward, step) or multiplied(backward):
+            continue
+        said.add(frame)
+        yield Hit(
+            backward.span,
+            "the loss of a float16 autocast region goes backward unscaled, so small gradients become zero",
+            path((frame.span, "float16 autocast"), (backward.span, "no scaler scales this loss"), (step.span, "its gradients are used")),
+            confidence=confidence(forward, backward) or (None if frame.facts.get("enabled") else "medium"),
+        )
+
+
+def forwards(history: History, backward: Event) -> Iterator[Event]:
+    """The calls of modules the loss was computed from, nearest first."""
+    sources = parts(history, backward.arguments["loss"].sources)
+    for event in history.earlier(backward):
+        if event.action == "forward" and event.thing is not None and parts(history, {event.thing.id}) & sources:
+            yield event
+        elif event.action == "backward" and shared_loop(event, backward) is None:
+            return
+
+
+def in_half(forward: Event) -> bool:
+    frame = region(forward)
+    return frame is not None and frame.facts.get("dtype") == "float16" and not without_gradients(forward)
+
+
+def without_gradients(event: Event) -> bool:
+    return event.inside("no_grad") is not None or event.inside("inference_mode") is not None
+
+
+def used_by(history: History, backward: Event) -> Event | None:
+    """The optimizer step that uses the gradients of the pass."""
+    for optimizer in history.things("optimizer"):
+        if surely_reaches(history, backward, optimizer):
+            step = next((s for s in history.possible(optimizer, "step") if s.via is None and history.together(s, backward)), None)
+            if step is not None:
+                return step
+    return None
+
+
+def multiplied(backward: Event) -> bool:
+    """The loss is multiplied on its way: scaled by hand."""
+    return backward.arguments["loss"].key[:1] == ("*",)
+
+
+@each(History)
+def scaler_without_autocast(history: History) -> Iterator[Hit]:
+    said: set[int] = set()
+    if any(t.kind in ("accelerator", "engine") for t in history.all_things):
+        return
+    for backward in backwards(history):
+        loss = backward.arguments["loss"]
+        scaler = history.thing(loss.scaled_by) if loss.scaled_by is not None else None
+        if scaler is None or scaler.id in said or off(scaler) or not loss.sources or halved(history, loss.sources):
+            continue
+        calls = list(forwards(history, backward))
+        if not calls or any(maybe_cast(history, c, backward) for c in calls) or casts_between(history, backward):
+            continue
+        said.add(scaler.id)
+        yield Hit(
+            backward.span,
+            f"{called(scaler)} scales a loss that was computed without autocast, in float32, so the scaling is for nothing",
+            path((scaler.made_at, "the scaler"), (calls[0].span, "called without autocast"), (backward.span, "scaled here")),
+            confidence=confidence(calls[0], backward),
+        )
+
+
+def halved(history: History, modules: frozenset[int]) -> bool:
+    """The weights are, or may be, of half precision: converted, or loaded with a dtype."""
+    for ident in parts(history, modules):
+        thing = history.thing(ident)
+        if thing is None or thing.facts.get("half") or any("dtype" in name or name == "**" for name in thing.arguments):
+            return True
+        if any(e.action in ("half", "bfloat16", "type") or (e.action == "to" and casts(e)) for e in history.events(thing)):
+            return True
+    return False
+
+
+def casts(event: Event) -> bool:
+    """`model.to(dtype)`: an argument that is no device."""
+    dtypes = (v for v in event.arguments.values() if v.key[:1] == ("ext",) and v.key[1].startswith("torch."))
+    return any("half" in v.tags or "dtype" in n for n, v in event.arguments.items()) or any(True for _ in dtypes)
+
+
+def maybe_cast(history: History, call: Event, backward: Event) -> bool:
+    """The call runs, or may run, under autocast: in a region, or in a context that is not known."""
+    return any(f.kind == "with" and (f.name in ("autocast", "") and f.facts.get("enabled") is not False) for f in call.place)
+
+
+def casts_between(history: History, backward: Event) -> bool:
+    """A region was entered on the way to this loss: in the module's own forward, in a function called for the loss."""
+    for event in history.earlier(backward):
+        if region(event) is not None and not without_gradients(event):
+            return True
+        if event.action == "backward":
+            return False
+    return False
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+@each(Thing, kind="scaler")
+def scaler_state_not_saved(scaler: Thing, history: History) -> Iterator[Hit]:
+    if off(scaler) or not history.events(scaler, "scale") or not history.never(scaler, "state_dict"):
+        return
+    for optimizer in history.things("optimizer"):
+        saved, resumed = history.possible(optimizer, "state_dict"), history.possible(optimizer, "load_state_dict")
+        if saved and resumed:
+            yield Hit(
+                saved[0].span,
+                f"the checkpoint holds {called(optimizer)} and not {called(scaler)}, so a resumed run starts again with the first scale",
+                path((scaler.made_at, "the scaler"), (saved[0].span, "saved here"), (resumed[0].span, "resumed here")),
+                confidence=confidence(saved[0]),
+            )
+            return

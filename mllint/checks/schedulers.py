@@ -1,0 +1,375 @@
+"""Detectors of the topic schedulers: is the schedule stepped, when, how often, with what, on which optimizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from mllint.checks import each
+from mllint.flow.questions import (
+    boundary,
+    by_process,
+    called,
+    confidence,
+    counts,
+    every_turn,
+    factors,
+    in_training,
+    innermost,
+    number,
+    parent,
+    partner,
+    path,
+    period,
+    rivals,
+    shared_loop,
+    within,
+)
+from mllint.model.finding import Hit
+from mllint.model.history import Event, Frame, History, Thing
+
+# ------------------------------------------------------------------ never stepped
+
+
+@each(Thing, kind="scheduler")
+def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]:
+    if parent(history, scheduler) is not scheduler or scheduler.lost is not None or scheduler.managed is not None:
+        return
+    optimizer = partner(history, scheduler)
+    trained = in_training(history, optimizer)
+    made = history.made(scheduler)
+    if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler):
+        return
+    steps = advances(history, scheduler)
+    if not steps:
+        yield Hit(
+            scheduler.made_at,
+            f"{called(scheduler)} is never stepped, so the learning rate stays at its first value",
+            path((scheduler.made_at, "created here"), (trained.span, f"{called(optimizer)} is stepped here, the schedule is not")),
+            confidence=confidence(made, trained),
+        )
+    elif all(any(by_process(a) for a in s.arms()) for s in steps) and not any(by_process(a) for a in trained.arms()):
+        yield Hit(
+            scheduler.made_at,
+            f"{called(scheduler)} is stepped on one process only, so the others keep the first learning rate",
+            path((scheduler.made_at, "created here"), (trained.span, "every process trains"), (steps[0].span, "stepped on one of them")),
+            confidence="medium",
+        )
+
+
+def advances(history: History, scheduler: Thing) -> list[Event]:
+    """The calls that move the schedule, under the names its library gives them."""
+    return history.possible(scheduler, *scheduler.facts.get("advances", ("step",)))
+
+
+def discarded(history: History, scheduler: Thing) -> bool:
+    """A twin made at the same place is stepped although its optimizer is not: scheduler-on-replaced-optimizer says that."""
+    for twin in history.siblings(scheduler):
+        own = partner(history, twin)
+        if history.events(twin, "step") and own is not None and not history.events(own, "step"):
+            return True
+    return False
+
+
+# ------------------------------------------------------------------------- order
+
+
+@each(Thing, kind="scheduler")
+def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[Hit]:
+    optimizer = partner(history, scheduler)
+    if optimizer is None or optimizer.managed is not None:
+        return
+    for step in history.possible(scheduler, "step"):
+        loop = innermost(step)
+        if loop is None or step.arguments or not every_turn(step, loop):
+            continue
+        updates = [u for u in history.possible(optimizer, "step") if within(u, loop) and not history.exclusive(u, step)]
+        if not updates or updates[0].order < step.order:
+            continue
+        yield Hit(
+            step.span,
+            f"{called(scheduler)} is stepped before {called(optimizer)}, so the first value of the schedule is skipped",
+            path((scheduler.made_at, "created here"), (step.span, "stepped here"), (updates[0].span, "the optimizer is stepped only here")),
+            confidence=confidence(step, updates[0]) or (None if optimizer.lost is None else "medium"),
+        )
+        return
+
+
+# ----------------------------------------------------------------------- cadence
+
+
+@each(Thing, kind="scheduler")
+def scheduler_wrong_cadence(scheduler: Thing, history: History) -> Iterator[Hit]:
+    driver = parent(history, scheduler)
+    optimizer = partner(history, driver) or partner(history, scheduler)
+    if optimizer is None or (driver is not scheduler and told_elsewhere(history, scheduler, driver, optimizer)):
+        return
+    for step in history.possible(driver, "step"):
+        loop = innermost(step)
+        updates = [u for u in history.possible(optimizer, "step") if loop is not None and within(u, loop)]
+        if loop is None or not updates or step.arguments:
+            continue
+        why = mismatch(history, scheduler, step, updates[0], loop)
+        if why is not None:
+            unit, sureness = why
+            rhythm = "an epoch" if unit == "batches" else "a batch"
+            yield Hit(
+                step.span,
+                f"{called(scheduler)} is counted in {unit} and stepped once {rhythm}, so the learning rate follows another curve",
+                path((scheduler.made_at, f"counted in {unit} here"), (loop.span, "in each turn of this loop"), (step.span, "stepped here")),
+                confidence=sureness or confidence(step, updates[0]),
+            )
+            return
+
+
+def told_elsewhere(history: History, child: Thing, driver: Thing, optimizer: Thing) -> bool:
+    """An earlier child of the same parent has the same mismatch: one finding for the parent's one step."""
+    older = [t for t in history.things("scheduler") if t.id < child.id and t is not driver and parent(history, t) is driver]
+    return any(True for t in older for _ in scheduler_wrong_cadence(t, history))
+
+
+def mismatch(history: History, scheduler: Thing, step: Event, update: Event, loop: Frame) -> tuple[str, str | None] | None:
+    """The unit the schedule is counted in, where it is not the loop's; with a confidence where that rests on numbers."""
+    turning = update.turns()
+    own = next(n for n, f in enumerate(turning) if f.key == loop.key)
+    inner, outer = turning[own + 1 :], turning[:own]
+    for key in horizon(scheduler):
+        if inner and any(batches(history, f, inner) for f in factors(key)[0]):
+            return "batches", None
+        if not inner and outer and every_turn_of(step, update, loop):
+            if counted_in_epochs(history, key, loop, outer):
+                return "epochs", None
+            if small_beside(key, outer[-1]) and not scheduler.facts.get("warmup"):
+                return "epochs", "medium"
+    return None
+
+
+def every_turn_of(step: Event, update: Event, loop: Frame) -> bool:
+    """The schedule moves whenever the optimizer does: no condition of its own picks one batch of the epoch."""
+    theirs = {(f.key, f.polarity) for f in update.arms(loop)}
+    return all((f.key, f.polarity) in theirs or (not counts(f) and f.key[:1] != ("branch",)) for f in step.arms(loop))
+
+
+def horizon(scheduler: Thing) -> list[tuple]:
+    """The keys of the numbers that say how long the schedule is, the whole before its parts."""
+    keys = []
+    for entry in (*scheduler.facts.get("horizon", ()), *scheduler.facts.get("period", ())):
+        names = [entry] if isinstance(entry, str) else list(entry)
+        values = [scheduler.arguments.get(n) for n in names]
+        found = [v.key for v in values if v is not None and v.key != ("const", None)]
+        if len(found) == len(names):
+            keys.append(found[0] if len(found) == 1 else ("*", *found))
+    return keys
+
+
+def batches(history: History, factor: tuple, loops: list[Frame]) -> bool:
+    """The factor is the number of batches these loops turn through, or the length of a loader or of its data."""
+    if factor[:1] == ("const",):
+        return False
+    if any(loop.size is not None and factor in factors(loop.size.key)[0] for loop in loops):
+        return True
+    if factor[:1] != ("len",):
+        return False
+    loaders = history.things("loader")
+    data = {t.arguments["dataset"].key for t in loaders if "dataset" in t.arguments}
+    return factor[1] in data or any(factor[1] == ("thing", t.id) for t in loaders)
+
+
+def counted_in_epochs(history: History, key: tuple, loop: Frame, outer: list[Frame]) -> bool:
+    """The size is the bound of a loop around the batches, and nothing in it counts batches."""
+    top, _ = factors(key)
+    for epochs in outer:
+        if epochs.size is None:
+            continue
+        bound = {f for f in factors(epochs.size.key)[0] if f[:1] != ("const",)}
+        rest = [f for f in top if f not in bound]
+        if bound and bound <= set(top) and all(f[:1] == ("const",) and (number(f) or 2) <= 1 for f in rest):
+            return True
+    return False
+
+
+def small_beside(key: tuple, epochs: Frame) -> bool:
+    """A literal of at most the number of epochs: `step_size=30` in a run of 90."""
+    last = key[-1] if key[:1] in (("list",), ("tuple",)) and len(key) > 1 else key
+    size, bound = number(last), None if epochs.size is None else worth(epochs.size.key)
+    return size is not None and bound is not None and 1 < size <= bound
+
+
+def worth(key: tuple) -> float | None:
+    """The number of a constant, or the default of an option that carries one."""
+    if key[:1] == ("option",) and len(key) > 2:
+        return number(key[2]) if isinstance(key[2], tuple) else None
+    top, bottom = factors(key)
+    found = number(next(iter(top))) if len(top) == 1 and not bottom else None
+    return found if found is not None or len(top) != 1 or next(iter(top)) == key else worth(next(iter(top)))
+
+
+# ------------------------------------------------------------------ accumulation
+
+
+@each(Thing, kind="scheduler")
+def horizon_ignores_accumulation(scheduler: Thing, history: History) -> Iterator[Hit]:
+    driver = parent(history, scheduler)
+    optimizer = partner(history, driver) or partner(history, scheduler)
+    if optimizer is None:
+        return
+    for step in history.possible(driver, "step"):
+        loop = innermost(step)
+        updates = [u for u in history.possible(optimizer, "step") if loop is not None and innermost(u) == loop]
+        arm = boundary(updates[0], loop) if loop is not None and updates else None
+        if loop is None or arm is None or step.inside("accumulate") or not passes_outside(history, loop, arm):
+            continue
+        on_boundary = any(f.key == arm.key and f.polarity == arm.polarity for f in step.arms(loop))
+        if not on_boundary and not every_turn(step, loop):
+            continue
+        wrong = next((k for k in horizon(scheduler) if sized_for_the_other(history, k, loop, arm, on_boundary)), None)
+        if wrong is not None:
+            counted, stepped = ("batches", "only when the optimizer is") if on_boundary else ("optimizer steps", "after every micro-batch")
+            end = "is never finished" if on_boundary else "is over too early"
+            yield Hit(
+                scheduler.made_at,
+                f"{called(scheduler)} is sized in {counted} and stepped {stepped}, so the schedule {end}",
+                path((scheduler.made_at, f"counts {counted}"), (arm.span, "the accumulation boundary"), (step.span, "stepped here")),
+                confidence=confidence(step, updates[0]),
+            )
+            return
+
+
+def passes_outside(history: History, loop: Frame, arm: Frame) -> bool:
+    """Backward passes of the loop run in every turn, not only on the boundary."""
+    return any(within(b, loop) and not any(f.key == arm.key for f in b.arms(loop)) for b in history.events(None, "backward"))
+
+
+def sized_for_the_other(history: History, key: tuple, loop: Frame, arm: Frame, on_boundary: bool) -> bool:
+    """A total in batches of a schedule stepped on boundaries, or a total in boundaries of one stepped with every batch."""
+    top, bottom = factors(key)
+    every = period(arm)
+    if every is None or not any(batches(history, f, [loop]) for f in top):
+        return False
+    loaders = history.things("loader")
+    sizes = set() if loop.size is None else set(factors(loop.size.key)[1])
+    sizes |= {t.arguments["batch_size"].key for t in loaders if "batch_size" in t.arguments} | {("len", ("thing", t.id)) for t in loaders}
+    divisors = {d for d in bottom if d == every or d not in sizes}
+    return not divisors if on_boundary else divisors == {every}
+
+
+# -------------------------------------------------------------------- arguments
+
+
+@each(Thing, kind="scheduler")
+def plateau_without_metric(scheduler: Thing, history: History) -> Iterator[Hit]:
+    if scheduler.facts.get("argument") != "metric" or "step" in scheduler.facts.get("overrides", ()):
+        return
+    steps = history.possible(scheduler, "step")
+    for step in steps:
+        if step.arguments or guarded(history, scheduler, step, steps):
+            continue
+        yield Hit(
+            step.span,
+            f"{called(scheduler)} waits for a metric and is stepped without one, which raises a TypeError",
+            path((scheduler.made_at, "a plateau scheduler is created here"), (step.span, "stepped without a metric")),
+            confidence=confidence(history.made(scheduler), step),
+        )
+        return
+
+
+def guarded(history: History, scheduler: Thing, step: Event, steps: list[Event]) -> bool:
+    """A condition we do not understand may keep this kind of scheduler away from this call."""
+    made = history.made(scheduler)
+    taken = {(f.key, f.polarity) for f in made.arms()} if made is not None else set()
+    own = [f for f in step.arms() if (f.key, f.polarity) not in taken and f.key[:1] != ("one of",)]
+    if any(f.name == "except" for f in own):
+        return True
+    if step.sure and (made is None or made.sure):
+        return False
+    if any(history.exclusive(step, s) and s.arguments for s in steps):
+        return True
+    return any(not counts(f) and f.key[-1:] != (("const", None),) for f in own)
+
+
+@each(Thing, kind="scheduler")
+def loss_passed_as_epoch(scheduler: Thing, history: History) -> Iterator[Hit]:
+    if scheduler.facts.get("argument") not in ("epoch", "none") or "step" in scheduler.facts.get("overrides", ()):
+        return
+    steps = history.possible(scheduler, "step")
+    for step in steps:
+        value = next((step.arguments[n] for n in ("epoch", "none", "0") if n in step.arguments), None)
+        modules = {t.id for t in history.things("module")}
+        if value is None or not (value.tags & {"metric", "loss"} or value.sources & modules) or guarded(history, scheduler, step, steps):
+            continue
+        given = f"`{value.text}`" if value.text else "the loss"
+        yield Hit(
+            step.span,
+            f"{called(scheduler)} takes {given} for the number of the epoch, so the learning rate jumps with it",
+            path((scheduler.made_at, "its step takes an epoch"), (step.span, "given a loss or metric here")),
+            confidence=confidence(history.made(scheduler), step),
+        )
+        return
+
+
+# ---------------------------------------------------------------- the optimizer
+
+
+@each(Thing, kind="scheduler")
+def scheduler_on_replaced_optimizer(scheduler: Thing, history: History) -> Iterator[Hit]:
+    optimizer = partner(history, scheduler)
+    made = history.made(scheduler)
+    if optimizer is None or made is None or optimizer.lost is not None or optimizer.managed is not None:
+        return
+    scheduled = {i for t in history.things("scheduler") for i in t.partners}
+    for step in history.possible(parent(history, scheduler), "step"):
+        for other in rivals(history, optimizer):
+            born, update = history.made(other), living(history, other, step)
+            if born is None or update is None or (other.id in scheduled and other.made_at != optimizer.made_at):
+                continue
+            if (born.order > made.order or other.made_at == optimizer.made_at) and not alive(history, optimizer, step, update):
+                yield Hit(
+                    scheduler.made_at,
+                    f"{called(scheduler)} drives an optimizer that has been replaced, so its steps change nothing",
+                    path(
+                        (optimizer.made_at, "the optimizer it was built on"),
+                        (scheduler.made_at, "built here"),
+                        (other.made_at, f"{called(other)} is made here"),
+                        (update.span, "and this one is stepped"),
+                        (step.span, "while the schedule moves the old one"),
+                    ),
+                    confidence=confidence(step, update, made, born),
+                )
+                return
+
+
+def living(history: History, optimizer: Thing, step: Event) -> Event | None:
+    """The optimizer's step in the loops of the schedule's step."""
+    steps = history.possible(optimizer, "step")
+    return next((u for u in steps if shared_loop(u, step) is not None and not history.exclusive(u, step)), None)
+
+
+def alive(history: History, optimizer: Thing, step: Event, update: Event) -> bool:
+    """The optimizer is stepped beside the schedule, by a call of its own."""
+    return any(shared_loop(u, step) is not None and u.span != update.span for u in history.possible(optimizer, "step"))
+
+
+# ----------------------------------------------------------------------- display
+
+#: Usual rates lie between 1e-6 and 1e-1; fewer decimals than these turn some of them into zero.
+ENOUGH_DECIMALS = 6
+
+
+@each(History)
+def lr_display_precision(history: History) -> Iterator[Hit]:
+    for event in history.events(None, "format"):
+        value, spec = event.arguments.get("value"), event.arguments.get("spec")
+        if value is None or spec is None or "lr" not in value.tags or value.key[:1] in (("*",), ("/",)):
+            continue
+        digits = decimals(str(spec.constant))
+        if digits is not None and digits < ENOUGH_DECIMALS:
+            shown = f"`{value.text}`" if value.text else "the learning rate"
+            yield Hit(event.span, f"{shown} is shown with {digits} decimals, so a small learning rate reads as zero")
+
+
+def decimals(spec: str) -> int | None:
+    """How many decimals a format keeps: `.4f`, `%.4f`, `8.2%`, `round:4`; None for the scientific and general ones."""
+    if spec.startswith("round:"):
+        return int(spec[6:]) if spec[6:].isdigit() else None
+    found = re.search(r"\.(\d+)([fF%])$", spec)
+    return None if found is None else int(found[1]) + (2 if found[2] == "%" else 0)

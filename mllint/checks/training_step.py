@@ -1,0 +1,299 @@
+"""Detectors of the topic training-step: clear, backward, clip, step, in this order and each as often as the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mllint.checks import each
+from mllint.flow.questions import (
+    CLEARING,
+    backwards,
+    boundary,
+    called,
+    cleared,
+    clears,
+    confidence,
+    infinite,
+    innermost,
+    left_over,
+    owned,
+    parts,
+    path,
+    pending,
+    period,
+    reaches,
+    repeats_passes,
+    rivals,
+    same_arm,
+    shared_loop,
+    surely_reaches,
+    touches,
+    within,
+)
+from mllint.model.finding import Hit
+from mllint.model.history import Event, Frame, History, Thing
+
+# ------------------------------------------------------------------- clearing
+
+
+@each(Thing, kind="optimizer")
+def missing_zero_grad(optimizer: Thing, history: History) -> Iterator[Hit]:
+    if optimizer.lost is not None or optimizer.managed is not None or history.events(optimizer, "register_step_post_hook"):
+        return
+    for step in history.possible(optimizer, "step"):
+        backward = next((b for b in backwards(history) if used_in_loop(history, b, step, optimizer)), None)
+        loop = shared_loop(backward, step) if backward is not None else None
+        if backward is None or loop is None or clears_itself(history, step) or kept_clean(history, optimizer, loop):
+            continue
+        before = next((e for e in history.events(optimizer, "zero_grad")), None)
+        yield Hit(
+            step.span,
+            f"the gradients of {called(optimizer)} are never cleared in this loop, so every step adds to all before it",
+            path(
+                (optimizer.made_at, "created here"),
+                (loop.span, "the loop"),
+                (backward.span, "gradients are added here"),
+                (step.span, "and used here"),
+                (before.span if before is not None else None, "cleared only outside of the loop"),
+            ),
+            confidence=confidence(backward, step),
+        )
+        return
+
+
+def used_in_loop(history: History, backward: Event, step: Event, optimizer: Thing) -> bool:
+    """The pass feeds the step in one loop; hidden modules are taken for the optimizer's, since it steps there."""
+    if shared_loop(backward, step) is None or not history.together(backward, step):
+        return False
+    return reaches(history, backward, optimizer) is not False
+
+
+def clears_itself(history: History, step: Event) -> bool:
+    """The engine that steps clears as well."""
+    via = history.thing(step.via) if step.via is not None else None
+    return via is not None and (via.kind == "engine" or bool(via.facts.get("clears")))
+
+
+def kept_clean(history: History, optimizer: Thing, loop: Frame) -> bool:
+    """Something in the loop clears, or may clear, all the optimizer's gradients, or writes them afresh."""
+    own, emptied = owned(history, optimizer), frozenset[int]()
+    for event in history.lap(loop):
+        if event.action == "grad-written" and touches(history, event, optimizer) is not False:
+            return True
+        if event.action in CLEARING:
+            if clears(history, event, optimizer) is not False:
+                return True
+            emptied |= cleared(history, event) or frozenset()
+    return bool(own & emptied) and left_over(history, own, emptied) is not False
+
+
+@each(Thing, kind="optimizer")
+def zero_grad_before_step(optimizer: Thing, history: History) -> Iterator[Hit]:
+    for step in history.possible(optimizer, "step"):
+        found = emptied_before(history, step, optimizer)
+        if found is None:
+            continue
+        clear, backward = found
+        yield Hit(
+            clear.span,
+            f"gradients are cleared between the backward pass and the step, so {called(optimizer)} steps with nothing",
+            path((backward.span, "computed here"), (clear.span, "cleared here"), (step.span, "and stepped only here")),
+            confidence=confidence(backward, clear, step),
+        )
+        return
+
+
+def emptied_before(history: History, step: Event, optimizer: Thing) -> tuple[Event, Event] | None:
+    """The clearing that stands between the last backward pass and the step, with that pass."""
+    if any(n in step.arguments for n in ("closure", "0")):
+        return None
+    clear: Event | None = None
+    for event in history.earlier(step):
+        if event.action in ("grad-written", "autograd-grad"):
+            return None
+        if event.action == "backward" and reaches(history, event, optimizer) is not False:
+            if clear is None or not surely_reaches(history, event, optimizer) or shared_loop(event, step) != innermost(step):
+                return None
+            return (clear, event) if history.together(event, step) and history.together(event, clear) else None
+        if clear is None and event.action in CLEARING and clears(history, event, optimizer) and history.together(event, step):
+            clear = event
+        elif event.action == "step" and event.thing is optimizer and clear is not None:
+            return None
+    return None
+
+
+# ------------------------------------------------------------------- stepping
+
+
+@each(Thing, kind="optimizer")
+def backward_without_step(optimizer: Thing, history: History) -> Iterator[Hit]:
+    made = history.made(optimizer)
+    if made is None or not history.never(optimizer, "step") or any(history.events(t, "step") or t.lost for t in rivals(history, optimizer)):
+        return
+    if history.events(None, "grad-read", "grad-written", "autograd-grad"):
+        return
+    for backward in backwards(history):
+        loop = innermost(backward)
+        if loop is None or backward.via is not None or history.exclusive(made, backward):
+            continue
+        if backward.arguments["loss"].scaled_by is not None:
+            continue  # scaler-incomplete's
+        meant = any(within(e, loop) for e in history.events(optimizer, "zero_grad"))
+        if reaches(history, backward, optimizer) or (meant and surely_reaches(history, backward, optimizer)):
+            yield Hit(
+                backward.span,
+                f"gradients are computed and {called(optimizer)} is never stepped, so its parameters stay as they are",
+                path((optimizer.made_at, "created here"), (loop.span, "the loop"), (backward.span, "gradients are computed here")),
+                confidence=confidence(made, backward),
+            )
+            return
+
+
+# ------------------------------------------------------------------- clipping
+
+
+@each(History)
+def clip_after_step(history: History) -> Iterator[Hit]:
+    for clip in history.events(None, "clip"):
+        if innermost(clip) is None or infinite(clip.arguments.get("threshold")):
+            continue
+        before, after = nearest(history, clip, history.earlier(clip)), nearest(history, clip, history.later(clip))
+        if before is None or before.action == "backward" or (after is not None and after.action == "step"):
+            continue
+        if before.action == "step":
+            when, text = f"after {called(before.thing)} has stepped with them", "stepped here"
+        else:
+            when, text = "before the backward pass, when they are empty", "cleared here"
+        backward = next((b for b in backwards(history) if shared_loop(b, clip) is not None), None)
+        if backward is not None:
+            yield Hit(
+                clip.span,
+                f"gradients are clipped {when}, so the clip changes nothing",
+                path((before.span, text), (clip.span, "clipped here"), (backward.span, "gradients are computed here")),
+                confidence=confidence(before, clip),
+            )
+
+
+def nearest(history: History, clip: Event, events: Iterator[Event]) -> Event | None:
+    """The next thing that happens to the clipped gradients: computed, cleared or used."""
+    for event in events:
+        if event.action == "backward":
+            sources = event.arguments["loss"].sources
+            of = clip.arguments["of"].sources
+            if not sources or not of or clipped(history, clip) & parts(history, sources):
+                return event
+        elif event.action == "step" and event.thing is not None and event.thing.kind == "optimizer":
+            if surely_about(history, clip, event.thing) and history.together(event, clip):
+                return event
+        elif event.action in CLEARING and history.implied(event, clip):
+            emptied = cleared(history, event)
+            if emptied is not None and clipped(history, clip) and clipped(history, clip) <= emptied:
+                return event
+            if event.thing is not None and event.thing.kind == "optimizer" and surely_about(history, clip, event.thing):
+                return event
+    return None
+
+
+def clipped(history: History, clip: Event) -> frozenset[int]:
+    """The modules whose gradients are clipped; empty when that is not known."""
+    found: frozenset[int] = frozenset()
+    for ident in clip.arguments["of"].sources:
+        thing = history.thing(ident)
+        if thing is not None:
+            found |= owned(history, thing) if thing.kind == "optimizer" else parts(history, {ident})
+    return found
+
+
+def surely_about(history: History, clip: Event, optimizer: Thing) -> bool:
+    answer = touches(history, clip, optimizer)
+    return answer is True or (answer is None and len(history.things("optimizer")) == 1)
+
+
+# --------------------------------------------------------------- accumulation
+
+
+@each(Thing, kind="optimizer")
+def accumulation_not_scaled(optimizer: Thing, history: History) -> Iterator[Hit]:
+    for step in history.possible(optimizer, "step"):
+        for backward in pending(history, step, optimizer):
+            loss = backward.arguments["loss"]
+            loop = innermost(backward)
+            if loop is None or not plain_mean(history, backward, step) or not surely_reaches(history, backward, optimizer):
+                continue
+            where, sureness = several_passes(history, optimizer, backward, step, loop)
+            if where is None or period(where) == ("const", 1):
+                continue
+            name = f"`{loss.text}`" if loss.text else "the loss"
+            yield Hit(
+                backward.span,
+                f"{name} is added up over several backward passes and never divided by their number",
+                path((where.span, "repeated here"), (backward.span, "one pass of several"), (step.span, "one step for all of them")),
+                confidence=sureness or confidence(backward, step),
+            )
+            return
+
+
+def plain_mean(history: History, backward: Event, step: Event) -> bool:
+    """The loss is neither divided nor a sum, and nobody divides the gradients or the passes by themselves."""
+    loss = backward.arguments["loss"]
+    if loss.divided_by or loss.tags & {"sum", "weighted"} or backward.via is not None or backward.inside("accumulate") is not None:
+        return False
+    return not any(e.action == "grad-written" and shared_loop(e, backward) is not None for e in history.events(None, "grad-written"))
+
+
+def several_passes(history: History, optimizer: Thing, backward: Event, step: Event, loop: Frame) -> tuple[Frame | None, str | None]:
+    """The boundary, or the inner loop, that makes several backward passes of one step."""
+    if within(step, loop):
+        arm = boundary(step, loop)
+        if arm is None or same_arm(backward, arm):
+            return None, None
+        emptying = [e for e in history.lap(loop) if e.action in CLEARING and clears(history, e, optimizer) is not False]
+        return (arm, None) if all(same_arm(e, arm) for e in emptying) else (None, None)
+    around = shared_loop(backward, step)
+    if around is None or not repeats_passes(loop) or step.order < backward.order or backward.turns()[-2].key != around.key:
+        return None, None
+    modules = {t.id for t in history.things("module")}
+    if loop.over & modules or any(e.action in CLEARING and clears(history, e, optimizer) is not False for e in history.lap(loop)):
+        return None, None
+    return loop, None
+
+
+# ---------------------------------------------------------------- parameters
+
+
+@each(History)
+def optimizer_before_parameters(history: History) -> Iterator[Hit]:
+    for change in history.events(None, "replaced"):
+        for optimizer in history.things("optimizer"):
+            made = history.made(optimizer)
+            if made is None or made.order > change.order or change.thing is None or change.thing.id not in owned(history, optimizer):
+                continue
+            new = parts(history, change.arguments["value"].sources if "value" in change.arguments else frozenset())
+            if history.exclusive(made, change) or new & owned(history, optimizer) or taken_later(history, optimizer, change):
+                continue
+            used = next((s for s in history.possible(optimizer, "step") if s.order > change.order), None)
+            if used is None and optimizer.managed is None:
+                continue
+            name = change.arguments["name"].constant if "name" in change.arguments else None
+            whole = f"{called(change.thing)[:-1]}.{name}`" if name else f"a part of {called(change.thing)}"
+            yield Hit(
+                change.span,
+                f"{whole} is replaced after {called(optimizer)} took the parameters, so the new ones are never trained",
+                path(
+                    (optimizer.made_at, "the optimizer takes the parameters"),
+                    (change.span, "replaced here"),
+                    (used.span if used is not None else None, "stepped here"),
+                ),
+                confidence=confidence(made, change),
+            )
+            break
+
+
+def taken_later(history: History, optimizer: Thing, change: Event) -> bool:
+    """The optimizer is told of the new parameters, or another one is made that holds the module."""
+    if any(e.order > change.order for e in history.events(optimizer, "add_param_group")):
+        return True
+    module = change.thing.id if change.thing is not None else -1
+    later = [t for t in history.things("optimizer") if (m := history.made(t)) is not None and m.order > change.order]
+    new = change.arguments["value"].sources if "value" in change.arguments else frozenset()
+    return any(owned(history, t) & ({module} | new) or not owned(history, t) for t in later)
