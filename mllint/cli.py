@@ -22,7 +22,7 @@ FORMATS = ("text", "concise", "json", "sarif", "github")
 class Options:
     """What the command line said of a command. The class holds the defaults, so that the fast path needs no parser for them."""
 
-    command: str | None = "scan"
+    command = "scan"
     paths: Sequence[str] = ()
     select: list[str] | None = None
     ignore: list[str] | None = None
@@ -37,6 +37,9 @@ class Options:
     statistics = False
     exit_zero = False
     quiet = False
+    index = False
+    write = False
+    folder: str | None = None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         options = _plain_scan(arguments) or _parsed(arguments)
-        return _COMMANDS[options.command or "scan"](options)
+        return _COMMANDS[options.command](options)
     except (ConfigError, PageError) as error:
         sys.stderr.write(f"mllint: error: {error}\n")
         return 2
@@ -100,10 +103,8 @@ def _plain_scan(arguments: Sequence[str]) -> Options | None:
 
 def _parsed(arguments: Sequence[str]) -> Options:
     parser = build_parser()
-    options = Options()
-    options.command = None
-    parser.parse_args(arguments, namespace=options)
-    if options.command is None:
+    options = parser.parse_args(arguments, namespace=Options())
+    if "command" not in vars(options):
         parser.print_help(sys.stderr)
         raise SystemExit(2)
     return options
@@ -123,7 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        # What is not given stays out of the namespace, where the defaults of `Options` show through.
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         sub.set_defaults(command=name)
         return sub
 
@@ -137,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     scan.add_argument("--no-cache", action="store_true", help="use no results of earlier runs")
     scan.add_argument("--statistics", action="store_true", help="only count the findings of each rule")
     scan.add_argument("--exit-zero", action="store_true", help="exit with status 0 even when something was found")
-    scan.add_argument("-q", "--quiet", action="store_true", help="print findings and problems, no summary")
+    scan.add_argument("-q", "--quiet", action="store_true", help="one line a finding and nothing else")
 
     explain = command("explain", "Show the page of a rule.")
     explain.add_argument("rule", metavar="RULE", help="the name of a rule, or the code another tool gives it")
@@ -209,6 +211,7 @@ def beside(config: Config, root: str, name: str, *, folder: bool = False) -> str
 def _scan(options: Options) -> int:
     started = time.perf_counter()
     from mllint.discover import discover
+    from mllint.pages import body_of
     from mllint.session import scan
 
     paths = options.paths or ["."]
@@ -225,14 +228,19 @@ def _scan(options: Options) -> int:
     )
     report = outcome.report
 
+    def help_of(name: str) -> str:
+        return body_of(pages[name].text)
+
     def write(stream: IO[str], color: bool) -> None:
         if options.statistics:
             _write_statistics(report, outcome.rules, options.format, stream)
             return
         from mllint.report import render
 
+        form = "concise" if options.quiet and options.format == "text" else options.format
         seconds = time.perf_counter() - started
-        render(options.format, report, outcome.rules, outcome.line_of, stream, color=color, files=outcome.files, seconds=seconds)
+        files, lines = outcome.files, outcome.line_of
+        render(form, report, outcome.rules, lines, stream, color=color, files=files, seconds=seconds, help_of=help_of)
 
     status = report.exit_status
     if options.exit_zero and status == 1:

@@ -214,6 +214,22 @@ def test_problem_elsewhere_does_not_fail_a_named_file(project, capsys):
     assert run(["scan", "a.py"]) == 0
 
 
+def test_quiet_is_nothing_but_findings(project, capsys):
+    project({"a.py": MISSPELT, "b.py": CLEAN})
+    assert run(["scan", ".", "-q"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("a.py:1:8: unknown-ignore")
+    assert run(["scan", "b.py", "-q"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_sarif_carries_the_pages(project, capsys):
+    project({"a.py": MISSPELT})
+    run(["scan", ".", "--format", "sarif"])
+    (described,) = [r for r in json.loads(capsys.readouterr().out)["runs"][0]["tool"]["driver"]["rules"] if r["id"] == "unknown-ignore"]
+    assert "A misspelt comment hides nothing" in json.dumps(described)
+
+
 def test_statistics(project, capsys):
     project({"a.py": MISSPELT * 3})
     assert run(["scan", ".", "--statistics"]) == 1
