@@ -1,0 +1,44 @@
+"""A bar for scans that take long enough to wonder about; never in a log, never for a short scan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+PATIENCE = 0.7  # seconds without a bar; loading rich takes a third of one
+
+
+@contextmanager
+def progress(total: int, stream: IO[str], patience: float = PATIENCE) -> Iterator[Callable[..., None]]:
+    """Gives `advance(count=1, doing="")`. On a terminal a bar appears once the work has taken `patience` seconds, and goes again."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        yield lambda count=1, doing="": None
+        return
+    done, started, bar, task = 0, time.perf_counter(), None, None
+
+    def advance(count: int = 1, doing: str = "") -> None:
+        nonlocal done, bar, task
+        done += count
+        if bar is None and done < total and time.perf_counter() - started >= patience:
+            bar = _bar(stream)
+            task = bar.add_task("", total=total)
+            bar.start()
+        if bar is not None and task is not None:
+            bar.update(task, completed=done, description=doing)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _bar(stream: IO[str]) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    return Progress(*columns, console=Console(file=stream), transient=True)
