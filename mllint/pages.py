@@ -113,13 +113,14 @@ def read_page(path: str, topic: str, *, own: bool = False) -> Page:
     severity = _one_of(path, header, "severity", SEVERITIES)
     confidence = _one_of(path, header, "confidence", CONFIDENCES)
     default = _one_of(path, header, "default", ("on", "opt-in"))
-    title = next((line[2:].strip() for line in body.splitlines() if line.startswith("# ")), "")
-    if not title:
-        raise PageError(f"{path}: no `# title`")
+    # Every scan reads every page: no line is looked at that need not be.
+    title = body.lstrip("\n").partition("\n")[0]
+    if not title.startswith("# "):
+        raise PageError(f"{path}: no `# title` below the header")
     rule = Rule(
         name=name,
         topic=topic,
-        title=title,
+        title=title[2:].strip(),
         severity=severity,
         confidence=confidence,
         default=default == "on",
@@ -128,7 +129,7 @@ def read_page(path: str, topic: str, *, own: bool = False) -> Page:
         mentions=_mentions(path, header.get("mentions", "")),
         formerly=_words(header.get("formerly", "")),
         libraries=_words(header.get("libraries", "")),
-        fixable=re.search(r"^ {0,3}```+\w+ fixed\b", body, re.MULTILINE) is not None,
+        fixable=" fixed" in body and re.search(r"^```+\w+ fixed\b", body, re.MULTILINE) is not None,
     )
     return Page(rule, path, text, _words(header.get("also", "")), own)
 
