@@ -175,13 +175,8 @@ class Calls(State):
         """Enter a function of the project: again for each call site, so that every object keeps its own path."""
         ident = id(function.node)
         times = self.entries.get(ident, 0)
-        if len(self.calls) >= DEEPEST_CALL or times >= MOST_ENTRIES or sum(c.function is not None and c.function.node is function.node for c in self.calls) > 1:
-            if len(self.calls) >= DEEPEST_CALL:
-                self.limit(f"calls nested deeper than {DEEPEST_CALL} were not followed")
-            elif times >= MOST_ENTRIES:
-                self.limit(f"`{function.name}` was followed {MOST_ENTRIES} times and no further")
-            self.lose_all([*args, *keywords.values()], node)
-            return one(self.opaque(("call", function.key, self.fresh()), [self.meet(a) for a in args if a]))
+        if len(self.calls) >= DEEPEST_CALL or times >= MOST_ENTRIES or self.recurs(function):
+            return self.not_entered(function, times, args, keywords, node)
         self.entries[ident] = times + 1
         self.entered.add(ident)
         env = Env(function.env.file, function.env)
@@ -192,6 +187,21 @@ class Calls(State):
         if self.is_generator(function):
             return one(self.generator(function, env, node))
         return self.run(function, env, node, None)
+
+    def recurs(self: Interpreter, function: Function) -> bool:
+        return sum(c.function is not None and c.function.node is function.node for c in self.calls) > 1
+
+    def not_entered(self: Interpreter, function: Function, times: int, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
+        """A call that is not followed any further. It is worth a word only where it could have mattered."""
+        given = [*args, *keywords.values()]
+        held = frozenset().union(*(self.inside(v) for a in given for v, _ in a))
+        if any(i.kind in ("optimizer", "scheduler", "scaler") for i in held) or self.project.active_function(function.node):
+            if len(self.calls) >= DEEPEST_CALL:
+                self.limit(f"calls nested deeper than {DEEPEST_CALL} were not followed")
+            elif times >= MOST_ENTRIES:
+                self.limit(f"`{function.name}` was followed {MOST_ENTRIES} times and no further")
+        self.lose_all(given, node)
+        return one(self.opaque(("call", function.key, self.fresh()), [self.meet(a) for a in args if a], frozenset(("unknown",))))
 
     def is_generator(self: Interpreter, function: Function) -> bool:
         return self.project.yields(function.node)

@@ -6,6 +6,7 @@ Each entry is interpreted by itself and gives one History. What an earlier entry
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,9 @@ from mllint.model.finding import Problem
 from mllint.model.history import Frame, History
 from mllint.read.python import PythonFile
 
+#: Python frames a walk may nest: a call of the program costs about twenty of ours, and DEEPEST_CALL of those are followed.
+DEEPEST_STACK = 12_000
+
 
 def histories(project: Project) -> list[History]:
     """Interpret every entry of the project that can matter."""
@@ -38,15 +42,24 @@ def histories(project: Project) -> list[History]:
         return []
     walk = Walk(project)
     out: list[History] = []
+    deep = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(deep, DEEPEST_STACK))
+    try:
+        out.extend(every_entry(project, walk, interesting, starting))
+    finally:
+        sys.setrecursionlimit(deep)
+    return out
+
+
+def every_entry(project: Project, walk: Walk, interesting: set[str], starting: list[str]) -> Iterator[History]:
     for path in starting:
         file = project.python_file(path)
         if file is not None:
-            out.extend(walk.script(file))
+            yield from walk.script(file)
     for path in sorted(interesting):
         file = project.python_file(path)
         if file is not None and not file.is_notebook:
-            out.extend(walk.leftovers(file))
-    return out
+            yield from walk.leftovers(file)
 
 
 def survey(project: Project) -> tuple[set[str], list[str]]:
@@ -136,6 +149,8 @@ class Walk:
             body()
         except RecursionError:
             interpreter.limit("the code nests deeper than can be followed")
+        except Exception as error:  # one entry that breaks the interpreter must not take the others with it
+            self.broke(file, name, error)
         history = history_of(interpreter, name)
         interpreter.take_changes(mark)
         self.seen |= interpreter.entered
@@ -145,6 +160,14 @@ class Walk:
             if problem not in self.project.problems:
                 self.project.problems.append(problem)
         return history if history.events_in_order else None
+
+    def broke(self, file: PythonFile, name: str, error: Exception) -> None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f" ({trace.tb_frame.f_code.co_name}, line {trace.tb_lineno})" if trace is not None else ""
+        message = f"following {name} failed: {type(error).__name__}: {error}{where}; please report it"
+        self.project.problems.append(Problem("internal", message, file.source.path))
 
     def script(self, file: PythonFile) -> Iterator[History]:
         """The file run as a program."""

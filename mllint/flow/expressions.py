@@ -130,13 +130,8 @@ class Expressions(State):
         slots = self.find_name(name)
         if slots is not None:
             alts = slots[name]
-            if len(alts) == 1 and isinstance(alts[0][0], Deferred):
-                slots[name] = alts = self.resolve(alts[0][0])
-            elif any(isinstance(v, Deferred) for v, _ in alts):
-                resolved: Alts = ()
-                for value, guard in alts:
-                    resolved = join(resolved, guarded(self.resolve(value), guard) if isinstance(value, Deferred) else ((value, guard),))
-                slots[name] = alts = resolved
+            if any(isinstance(v, Deferred) for v, _ in alts):
+                alts = self.resolve_slot(slots, name)
             return self.held(alts)
         env: Env | None = self.env
         while env is not None:
@@ -150,6 +145,16 @@ class Expressions(State):
         if name in BUILTINS:
             return one(External("builtins." + name))
         return one(Opaque(("name", name)))
+
+    def resolve_slot(self: Interpreter, slots: Slots, name: str) -> Alts:
+        """Put the imported values where the put-off imports stood; two modules that import a name from each other end here."""
+        pending = slots[name]
+        slots[name] = one(Opaque(("circular", name)))
+        resolved: Alts = ()
+        for value, guard in pending:
+            resolved = join(resolved, guarded(self.resolve(value), guard))
+        slots[name] = resolved
+        return resolved
 
     def bound_in_project(self: Interpreter, name: str) -> bool:
         return self.find_name(name) is not None
@@ -176,20 +181,22 @@ class Expressions(State):
         inner = self.project.locate(f"{value.module}.{value.name}")
         return one(self.run_module(inner)) if inner is not None else one(Opaque(("missing", value.module, value.name)))
 
-    def module_attribute(self: Interpreter, module: ModuleValue, name: str) -> Alts | None:
-        """A name of a module of the project; None when it has none such."""
+    def module_attribute(self: Interpreter, module: ModuleValue, name: str, asked: tuple[ModuleValue, ...] = ()) -> Alts | None:
+        """A name of a module of the project; None when it has none such. `asked` are the modules whose stars led here."""
         if name not in module.slots:
             for star, _ in module.slots.get("*imports", ()):
                 inner = self.resolve(star)[0][0]
-                if isinstance(inner, ModuleValue) and inner is not module:
-                    found = self.module_attribute(inner, name)
+                if isinstance(inner, ModuleValue) and inner is not module and inner not in asked:
+                    found = self.module_attribute(inner, name, (*asked, module))
                     if found is not None:
                         return found
+            if asked:
+                return None
             submodule = self.project.locate(f"{self.project.module_name(module.file)}.{name}")
             return one(self.run_module(submodule)) if submodule is not None and submodule is not module.file else None
         alts = module.slots[name]
         if any(isinstance(v, Deferred) for v, _ in alts):
-            module.slots[name] = alts = tuple((v, g) for value, g in alts for v, _ in self.resolve(value))
+            return self.resolve_slot(module.slots, name)
         return alts
 
     # ------------------------------------------------------------ attributes
@@ -372,7 +379,7 @@ class Expressions(State):
                 if number is not None and number in value.slots:
                     self.write(value.slots, number, alts)
                 elif length is None:
-                    self.write(value.slots, "*", join(value.slots["*"], alts))
+                    self.write(value.slots, "*", join(value.slots.get("*", ()), alts))
                 else:
                     self.blur(value, alts)
             elif isinstance(value, Instance):
@@ -510,6 +517,9 @@ class Expressions(State):
         return one(self.opaque(("neg", value.key), [value]))
 
     def compare(self: Interpreter, node: ast.Compare) -> Alts:
+        if len(node.ops) > 1:
+            parts = [self.joint_key(self.held(self.evaluate(e))) for e in (node.left, *node.comparators)]
+            return one(Opaque(("between", *parts), depth=4))
         condition = self.condition(node)
         if condition.verdict is not None:
             return one(Const(condition.verdict))

@@ -162,7 +162,7 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
         if isinstance(value, Sequence):
             length = value.length
             if length is None:
-                return [value.slots["*"]] * count
+                return value.elements() * count
             items = [value.slots.get(n, ()) for n in range(length)]
             if star is None and length == count:
                 return items

@@ -160,6 +160,11 @@ class Library(State):
         sources = frozenset().union(*(instances(v) for a in args for v, _ in a))
         return Context(row["name"], facts, sources)
 
+    def as_context(self: Interpreter, value: Any) -> Any:
+        """A region named without a call, as a decorator may be (`@torch.no_grad`)."""
+        row = self.knowledge.contexts.get(value.name) if isinstance(value, External) else None
+        return self.context(row, [], {}) if row is not None else value
+
     def switch(self: Interpreter, alts: Alts | None) -> bool | None:
         if alts is None:
             return True

@@ -211,6 +211,13 @@ class Project:
             known = self._active[id(cls.node)] = acts(cls.node)
         return known
 
+    def active_function(self, node: ast.AST) -> bool:
+        """A function whose body does something the rules follow."""
+        known = self._active.get(id(node))
+        if known is None:
+            known = self._active[id(node)] = acts(node)
+        return known
+
     def text_of(self, file: PythonFile, node: ast.AST | None) -> str:
         """A short name for an expression, where it has one."""
         if isinstance(node, ast.Name):

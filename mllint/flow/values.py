@@ -272,16 +272,20 @@ class Sequence:
     @property
     def length(self) -> int | None:
         """How many elements, or None when that is not known."""
-        if "*" in self.slots:
-            return None
-        return self.slots["#"][0][0].value  # type: ignore[no-any-return]
+        size = self.slots.get("#", ())
+        known = size[0][0] if len(size) == 1 and "*" not in self.slots else None
+        return known.value if isinstance(known, Const) and isinstance(known.value, int) else None
 
     def elements(self) -> list[Alts]:
-        """Known elements in order, or the one shared slot."""
+        """Known elements in order, or all of them as one where their number is not known."""
         length = self.length
-        if length is None:
-            return [self.slots["*"]]
-        return [self.slots[n] for n in range(length) if n in self.slots]
+        if length is not None:
+            return [self.slots[n] for n in range(length) if n in self.slots]
+        rest: Alts = self.slots.get("*", ())
+        for key, alts in self.slots.items():
+            if isinstance(key, int):
+                rest = join(rest, alts)
+        return [rest]
 
 
 class Mapping:
