@@ -267,18 +267,19 @@ def region(event: Event) -> Frame | None:
 
 @each(History)
 def backward_in_autocast(history: History) -> Iterator[Hit]:
-    said: set[Frame] = set()
+    regions: dict[Frame, list[Event]] = {}
     for event in history.events(None, "backward", "step"):
         frame = region(event)
-        if frame is None or frame in said or (event.action == "step" and (event.thing is None or event.thing.kind != "optimizer")):
-            continue
-        said.add(frame)
-        what = "the backward pass" if event.action == "backward" else f"the step of {called(event.thing)}"
+        if frame is not None and (event.action == "backward" or (event.thing is not None and event.thing.kind == "optimizer")):
+            regions.setdefault(frame, []).append(event)
+    for frame, events in regions.items():
+        first = events[0]
+        what = "the backward pass" if first.action == "backward" else f"the step of {called(first.thing)}"
         yield Hit(
-            event.span,
+            first.span,
             f"{what} runs inside autocast, which is meant for the forward pass alone",
-            path((frame.span, "autocast begins here"), (event.span, "still inside")),
-            confidence=None if event.sure and "enabled" in frame.facts and frame.facts["enabled"] else "medium",
+            path((frame.span, "autocast begins here"), *((e.span, "still inside") for e in events)),
+            confidence=None if first.sure and frame.facts.get("enabled") else "medium",
         )
 
 
@@ -287,14 +288,15 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
     scalers = [t for t in history.things("scaler") if not off(t)]
     said: set[Frame] = set()
     for backward in backwards(history):
-        made = [m for t in scalers if (m := history.made(t)) is None or not history.exclusive(m, backward)]
-        if not unscaled(backward) or made or any(t.kind in ("accelerator", "engine") for t in history.all_things):
+        if not unscaled(backward) or any(t.kind in ("accelerator", "engine") for t in history.all_things):
             continue
         forward = next((f for f in forwards(history, backward) if in_half(f)), None)
         frame = region(forward) if forward is not None else None
         step = used_by(history, backward)
         if frame is None or frame in said or step is None or rewritten(history, backward, step) or multiplied(backward):
             continue
+        if any(not frame.facts.get("enabled") or (m := history.made(t)) is None or not history.exclusive(m, backward) for t in scalers):
+            continue  # there is a scaler; where it is not used, scaler-never-used says so
         said.add(frame)
         yield Hit(
             backward.span,
@@ -307,11 +309,10 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
 def forwards(history: History, backward: Event) -> Iterator[Event]:
     """The calls of modules the loss was computed from, nearest first."""
     sources = parts(history, backward.arguments["loss"].sources)
-    for event in history.earlier(backward):
-        if event.action == "forward" and event.thing is not None and parts(history, {event.thing.id}) & sources:
-            yield event
-        elif event.action == "backward" and shared_loop(event, backward) is None:
-            return
+    calls = [e for e in history.events(None, "forward") if e.order < backward.order and not history.exclusive(e, backward)]
+    found = [e for e in calls if e.thing is not None and parts(history, {e.thing.id}) & sources]
+    loop = innermost(backward)
+    yield from reversed([e for e in found if loop is None or within(e, loop)] or found)
 
 
 def in_half(forward: Event) -> bool:
@@ -364,7 +365,9 @@ def halved(history: History, modules: frozenset[int]) -> bool:
     """The weights are, or may be, of half precision: converted, or loaded with a dtype."""
     for ident in parts(history, modules):
         thing = history.thing(ident)
-        if thing is None or thing.facts.get("half") or any("dtype" in name or name == "**" for name in thing.arguments):
+        if thing is None:
+            continue
+        if thing.facts.get("half") or any("dtype" in name or name == "**" for name in thing.arguments):
             return True
         if any(e.action in ("half", "bfloat16", "type") or (e.action == "to" and casts(e)) for e in history.events(thing)):
             return True
@@ -384,11 +387,12 @@ def maybe_cast(history: History, call: Event, backward: Event) -> bool:
 
 def casts_between(history: History, backward: Event) -> bool:
     """A region was entered on the way to this loss: in the module's own forward, in a function called for the loss."""
+    loop = innermost(backward)
     for event in history.earlier(backward):
+        if event.order > backward.order or event.action == "backward" or (loop is not None and not within(event, loop)):
+            return False
         if region(event) is not None and not without_gradients(event):
             return True
-        if event.action == "backward":
-            return False
     return False
 
 

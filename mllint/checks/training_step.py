@@ -27,6 +27,7 @@ from mllint.flow.questions import (
     same_arm,
     shared_loop,
     surely_reaches,
+    taken,
     touches,
     within,
 )
@@ -38,12 +39,14 @@ from mllint.model.history import Event, Frame, History, Thing
 
 @each(Thing, kind="optimizer")
 def missing_zero_grad(optimizer: Thing, history: History) -> Iterator[Hit]:
-    if optimizer.lost is not None or optimizer.managed is not None or history.events(optimizer, "register_step_post_hook"):
+    if optimizer.lost is not None or optimizer.managed is not None or optimizer.facts.get("autograd") == "distributed":
         return
     for step in history.possible(optimizer, "step"):
         backward = next((b for b in backwards(history) if used_in_loop(history, b, step, optimizer)), None)
         loop = shared_loop(backward, step) if backward is not None else None
         if backward is None or loop is None or clears_itself(history, step) or kept_clean(history, optimizer, loop):
+            continue
+        if made_anew(history, optimizer, loop):
             continue
         before = next((e for e in history.events(optimizer, "zero_grad")), None)
         yield Hit(
@@ -72,6 +75,12 @@ def clears_itself(history: History, step: Event) -> bool:
     """The engine that steps clears as well."""
     via = history.thing(step.via) if step.via is not None else None
     return via is not None and (via.kind == "engine" or bool(via.facts.get("clears")))
+
+
+def made_anew(history: History, optimizer: Thing, loop: Frame) -> bool:
+    """Every turn makes the model, so its gradients start empty; where the model is hidden, the optimizer speaks for it."""
+    things = [t for i in taken(history, optimizer) if (t := history.thing(i)) is not None] or [optimizer]
+    return all((m := history.made(t)) is not None and within(m, loop) for t in things)
 
 
 def kept_clean(history: History, optimizer: Thing, loop: Frame) -> bool:
@@ -268,8 +277,7 @@ def optimizer_before_parameters(history: History) -> Iterator[Hit]:
             made = history.made(optimizer)
             if made is None or made.order > change.order or change.thing is None or change.thing.id not in owned(history, optimizer):
                 continue
-            new = parts(history, change.arguments["value"].sources if "value" in change.arguments else frozenset())
-            if history.exclusive(made, change) or new & owned(history, optimizer) or taken_later(history, optimizer, change):
+            if history.exclusive(made, change) or holds_already(history, optimizer, change) or taken_later(history, optimizer, change):
                 continue
             used = next((s for s in history.possible(optimizer, "step") if s.order > change.order), None)
             if used is None and optimizer.managed is None:
@@ -287,6 +295,19 @@ def optimizer_before_parameters(history: History) -> Iterator[Hit]:
                 confidence=confidence(made, change),
             )
             break
+
+
+def holds_already(history: History, optimizer: Thing, change: Event) -> bool:
+    """The new part was there when the optimizer was made, and is one of the things the optimizer was given."""
+    made, module = history.made(optimizer), change.thing
+    for ident in change.arguments["value"].sources if "value" in change.arguments else ():
+        born = history.made(new) if (new := history.thing(ident)) is not None else None
+        if born is not None and made is not None and born.order > made.order:
+            continue
+        others = [i for i in taken(history, optimizer) if module is not None and module.id not in parts(history, {i})]
+        if ident in taken(history, optimizer) or ident in parts(history, others):
+            return True
+    return False
 
 
 def taken_later(history: History, optimizer: Thing, change: Event) -> bool:

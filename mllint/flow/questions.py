@@ -56,13 +56,19 @@ def parts(history: History, ids: Iterable[int]) -> frozenset[int]:
 
 def owned(history: History, optimizer: Thing) -> frozenset[int]:
     """The modules whose parameters the optimizer holds, inner ones included; empty when that is not known."""
+    return parts(history, taken(history, optimizer))
+
+
+def taken(history: History, optimizer: Thing) -> frozenset[int]:
+    """The modules and parameters the optimizer was given, themselves or through the groups of another optimizer."""
     ids: set[int] = set()
     values = [optimizer.arguments.get("params"), *(v for e in history.events(optimizer, "add_param_group") for v in e.arguments.values())]
     for value in values:
         if value is not None:
             ids |= value.sources
-    ids |= set(optimizer.partners)
-    return parts(history, (i for i in ids if (t := history.thing(i)) is not None and t.kind in ("module", "parameter")))
+    things = [t for i in ids | set(optimizer.partners) if (t := history.thing(i)) is not None and t is not optimizer]
+    inner = (taken(history, t) for t in things if t.kind == "optimizer" and optimizer.id not in t.partners)
+    return frozenset(t.id for t in things if t.kind in ("module", "parameter")).union(*inner)
 
 
 def reaches(history: History, backward: Event, optimizer: Thing) -> bool | None:
@@ -192,6 +198,8 @@ def shared_loop(a: Event, b: Event) -> Frame | None:
 
 def counts(arm: Frame) -> bool:
     """The condition counts turns: a remainder, or a counter compared with a number."""
+    if arm.name == "choice":
+        return False
     if mentions(arm.key, "%"):
         return True
     return any(counted(key) for key in _comparisons(arm.key))

@@ -70,7 +70,8 @@ class Frame:
 
     kind "loop": `key` names the loop, `size` how often it turns (a Value, or None), `over` the ids of things looped over.
     kind "arm": `key` names the condition by value and `polarity` which side; `branch` names the statement, so that two arms of one
-      branch are known to exclude each other even where the condition could not be understood. An `except` handler is an arm too.
+      branch are known to exclude each other even where the condition could not be understood. An `except` handler is an arm too
+      (name "except"), and so is the choice of one object among several that a call may be of (name "choice").
     kind "with": `name` is what is entered ("autocast", "no_grad", "accumulate", ...), `facts` what is known (dtype, enabled).
     kind "call": `name` is the function entered, `span` the call.
     """
@@ -160,7 +161,7 @@ def varying(key: Any) -> bool:
 
 def steady(arm: Frame) -> bool:
     """The condition of the arm has one answer for the whole run: it is made of options, constants and objects."""
-    return bool(arm.key) and not varying(arm.key)
+    return arm.name == "choice" or (bool(arm.key) and not varying(arm.key))
 
 
 def idle(arm: Frame) -> bool:
