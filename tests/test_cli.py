@@ -391,6 +391,30 @@ def test_new_rule_twice_is_refused(project, capsys):
     assert (root / "mine/layers/layer-made.md").read_text() == OWN_PAGE
 
 
+# ---------------------------------------------------------------- tables of one's own
+
+OWN_SCHEDULER = NEVER_STEPPED.format(mark="").replace("import torch\n", "import torch\nimport inhouse\n")
+OWN_SCHEDULER = OWN_SCHEDULER.replace("torch.optim.lr_scheduler.StepLR", "inhouse.Steps")
+
+
+def test_own_tables_teach_own_names(project, capsys):
+    root = project({"a.py": OWN_SCHEDULER})
+    assert rules_of(scan_json(capsys, ".", status=0)) == []
+    (root / "inhouse.yaml").write_text("aliases:\n  inhouse.Steps: torch.optim.lr_scheduler.StepLR\n")
+    (root / "mllint.toml").write_text("tables = ['inhouse.yaml']\n")
+    assert rules_of(scan_json(capsys, ".", status=1)) == ["scheduler-never-stepped"]
+
+
+@pytest.mark.parametrize(("text", "said"), [("alises: {}\n", "alises"), ("[1, 2\n", "cannot be read"), (None, "there is no file")])
+def test_table_that_is_wrong_stops(project, capsys, text, said):
+    root = project({"a.py": OWN_SCHEDULER, "mllint.toml": "tables = ['inhouse.yaml']\n"})
+    if text is not None:
+        (root / "inhouse.yaml").write_text(text)
+    assert run(["scan", "."]) == 2
+    err = capsys.readouterr().err
+    assert said in err and "inhouse.yaml" in err
+
+
 # ---------------------------------------------------------------- explain and rules
 
 
@@ -400,6 +424,28 @@ def test_explain_shows_the_page(project, capsys):
     out = capsys.readouterr().out
     assert out.startswith("scheduler-never-stepped: schedulers, error")
     assert "## Why it matters" in out and "mentions:" not in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo terminal")
+def test_explain_is_dressed_for_a_terminal(tmp_path):
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen([sys.executable, "-m", "mllint", "explain", "unused-ignore"], cwd=tmp_path, stdout=theirs, env=environment)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert b"\x1b[" in seen and b"an ignore comment hides nothing" in seen and b"```" not in seen
 
 
 def test_explain_offers_the_nearest(project, capsys):
