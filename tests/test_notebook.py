@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mllint.read import Unreadable
 from mllint.read.notebook import mask_magics, read_notebook
+from mllint.read.python import parse
 
 
 def notebook(*cells: str, **metadata: object) -> bytes:
@@ -301,7 +302,7 @@ def test_masking_anything_keeps_the_number_of_lines(text):
     result = mask_magics(lines)
     assert len(result) == len(lines) and lines == before
     try:
-        ast.parse(text)
+        parse(text, "cell")
     except (SyntaxError, ValueError):
         return
     # A cell that is Python as it stands loses nothing but what IPython would take as its own: only a leading bare command can be that.

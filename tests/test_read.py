@@ -180,6 +180,8 @@ def test_python_2_is_said_as_that(line):
         ("x = f'''{y # why\n}'''", (3, 12)),
         ("x = (f'{a[\"b\"]}', '# no f\"{', rf'{f'{b}'}', f'{c:{d['w']}}', f'{{')", (3, 12)),
         ("x = t'hi {y}'", (3, 14)),
+        ("x = rT'''hi {y['a']}'''", (3, 14)),
+        ('print(tr"{y}", "don\'t")', (3, 14)),
         ("try:\n    pass\nexcept A, B:\n    pass", (3, 14)),
         ("try:\n    pass\nexcept a.A, b.B, c.C:\n    pass", (3, 14)),
         ("lazy import json", (3, 15)),
@@ -205,6 +207,8 @@ def test_newer_syntax_is_said_as_that(code, version):
         ("if x:\npass\n", 2, "indented block"),
         ("x = f'{a}' +\n", 1, "invalid syntax"),
         ("x = type Y\n", 1, "invalid syntax"),
+        ("x = 'can't'\n", 1, "unterminated"),
+        ("x = t'a' +\n", 1, "invalid syntax"),
         ("def f(:\n    print('0777')\n", 1, "cannot be parsed"),
         ("x = 'raise E, 1' 'type X = 3' )\n", 1, "unmatched"),
         ("<<<<<<< HEAD\nx = 1\n", 1, "merge conflict"),
@@ -244,3 +248,10 @@ def test_read_code_goes_by_the_name():
 )
 def test_f_strings_are_taken_out_by_the_newer_rules(code, reads):
     assert _reads_without_f_strings(code) is reads
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="nested quotes are valid there")
+def test_looking_for_the_reason_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "3.12" in refused(rb"y = '\d' if 1 is 1 else f'{x['a']}'").message

@@ -6,6 +6,7 @@ import re
 import sys
 
 from mllint.model.finding import Problem
+from mllint.read.python import parse
 from mllint.read.source import Source, split_lines
 
 _PYTHON_2 = re.compile(
@@ -28,9 +29,10 @@ _NEWER = (
     (re.compile(r"^\s*type\s+\w+\s*(?:\[.*\])?\s*="), (3, 12)),
     (re.compile(r"^\s*(?:(?:async\s+)?def|class)\s+\w+\s*\[[^\]]*="), (3, 13)),
     (re.compile(r"^\s*(?:(?:async\s+)?def|class)\s+\w+\s*\["), (3, 12)),
-    (re.compile(r"(?<!\w)(?:[tT][rR]?|[rR][tT])(?:'|\")"), (3, 14)),
     (re.compile(r"^\s*lazy\s+(?:import|from)\b"), (3, 15)),
 )
+# Behind a quote it is the end of `'can't'`, not a prefix.
+_T_STRING = re.compile(r"(?<![\w'\"])(?:[tT](?=[rR]?['\"])|[rR][tT](?=['\"]))")
 _OTHER = (
     (re.compile(r"^(?:<{7}|={7}|>{7})(?:\s|$)"), "an unresolved merge conflict; resolve it"),
     (re.compile(r"^\s*[!%]\s*[A-Za-z]"), "a notebook command in a Python file; remove it, or keep the code as a notebook"),
@@ -147,6 +149,8 @@ def _needs(error: SyntaxError, line: str, text: str) -> tuple[int, int] | None:
     for pattern, version in _NEWER:
         if pattern.search(code):
             return version
+    if sys.version_info < (3, 14) and _T_STRING.search(code) and _reads_without_f_strings(_T_STRING.sub("f", text)):
+        return (3, 14)
     if sys.version_info < (3, 12) and re.search(r"(?<!\w)(?:[fF][rR]?|[rR][fF])['\"]", text) and _reads_without_f_strings(text):
         return (3, 12)
     return None
@@ -172,7 +176,7 @@ def _reads_without_f_strings(text: str) -> bool:
         pieces += [text[at:start], text[start:end] if plain else "''" + "\\\n" * text.count("\n", start, end)]
         at = end
     try:
-        compile("".join([*pieces, text[at:]]), "f", "exec", 0x400, dont_inherit=True)  # 0x400 is ast.PyCF_ONLY_AST
+        parse("".join([*pieces, text[at:]]), "f")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return True
