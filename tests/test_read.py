@@ -214,6 +214,8 @@ def test_newer_syntax_is_said_as_that(code, version):
         ("<<<<<<< HEAD\nx = 1\n", 1, "merge conflict"),
         ("import os\n!pip install x\n", 2, "notebook command"),
         ("import {{ cookiecutter.name }}\n", 1, "template"),
+        ("y = x.cuda(async=True)\n", 1, "non_blocking"),
+        ("from x.async import y\n", 1, "keyword since Python 3.7"),
     ],
 )
 def test_plain_syntax_errors(code, line, words):

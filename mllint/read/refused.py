@@ -35,6 +35,10 @@ _NEWER = (
 _T_STRING = re.compile(r"(?<![\w'\"])(?:[tT](?=[rR]?['\"])|[rR][tT](?=['\"]))")
 _OTHER = (
     (re.compile(r"^(?:<{7}|={7}|>{7})(?:\s|$)"), "an unresolved merge conflict; resolve it"),
+    (
+        re.compile(r"\basync\s*=(?!=)|\.async\b"),
+        "`async` is a keyword since Python 3.7; rename it (torch calls it `non_blocking`), or exclude the file",
+    ),
     (re.compile(r"^\s*[!%]\s*[A-Za-z]"), "a notebook command in a Python file; remove it, or keep the code as a notebook"),
     (re.compile(r"\{\{.*\}\}|\{%.*%\}"), "it looks like a template, not Python; exclude it (`exclude` in [tool.mllint])"),
 )
