@@ -223,11 +223,11 @@ def period(arm: Frame) -> tuple | None:
     """The key of the number of turns between two boundaries: n in `i % n == 0` or `seen == n`."""
     remainder = next(_operations(arm.key, "%"), None)
     if remainder is not None:
-        return remainder[2]  # type: ignore[no-any-return]
+        return remainder[2]
     for key in _comparisons(arm.key):
         for side, other in ((key[1], key[2]), (key[2], key[1])):
             if counted(side) and not counted(other):
-                return other  # type: ignore[no-any-return]
+                return other
     return None
 
 
@@ -293,8 +293,8 @@ def _summand(key: tuple) -> tuple:
     """The part of a sum or difference that gives the size; the rest is an offset (a start epoch, a warm-up, `- 1`)."""
     a, b = key[1], key[2]
     if key[0] == "-":
-        return a  # type: ignore[no-any-return]
-    return b if a[:1] == ("const",) else a  # type: ignore[no-any-return]
+        return a
+    return b if a[:1] == ("const",) else a
 
 
 def _without(key: tuple, divisor: tuple) -> tuple:
@@ -304,7 +304,7 @@ def _without(key: tuple, divisor: tuple) -> tuple:
     if key[:1] == ("+",):
         for here, there in ((key[1], key[2]), (key[2], key[1])):
             if here == divisor or (here[:1] == ("-",) and here[1] == divisor):
-                return there  # type: ignore[no-any-return]
+                return there
     return key
 
 

@@ -309,15 +309,14 @@ class History:
         for loop in (*reversed(event.turns()), None):
             turn = self.events_in_order if loop is None else self.lap(loop)
             ahead = [e for e in turn if (e.order - event.order) * direction > 0]
-            around = [e for e in turn if (e.order - event.order) * direction < 0] if loop is not None else []
-            for again, part in ((False, ahead), (True, around)):
+            for again, part in ((False, ahead), (True, turn if loop is not None else [])):
                 for other in part if direction > 0 else reversed(part):
                     if other.order in seen:
                         continue
-                    seen.add(other.order)
                     # in another turn of the loop a condition that counts turns may well come out the other way
                     held = [x for x in arms if not (again and counted(x.key))]
                     if not (held and any(_apart(x, y) for y in other.arms() for x in held)):
+                        seen.add(other.order)
                         yield other
 
     def loops_over(self, thing: Thing) -> list[Frame]:
