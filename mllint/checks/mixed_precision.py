@@ -11,7 +11,9 @@ from mllint.flow.questions import (
     called,
     confidence,
     counts,
+    gradients_of,
     innermost,
+    loss_of,
     owned,
     parts,
     path,
@@ -128,7 +130,7 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
         what, number = ("clipped", "threshold") if clip.action == "clip" else ("measured", "norm")
         yield Hit(
             clip.span,
-            f"gradients are {what} while {called(scaler)} still scales them, so the {number} is off by the scale",
+            f"{gradients_of(history, clip)} are {what} while {called(scaler)} still scales them, so the {number} is off by the scale",
             path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (clip.span, f"{what} before unscale_")),
             confidence=confidence(backward, clip),
         )
@@ -274,10 +276,10 @@ def backward_in_autocast(history: History) -> Iterator[Hit]:
             regions.setdefault(frame, []).append(event)
     for frame, events in regions.items():
         first = events[0]
-        what = "the backward pass" if first.action == "backward" else f"the step of {called(first.thing)}"
+        what = f"{loss_of(history, first)} goes backward" if first.action == "backward" else f"{called(first.thing)} is stepped"
         yield Hit(
             first.span,
-            f"{what} runs inside autocast, which is meant for the forward pass alone",
+            f"{what} inside autocast, which is meant for the forward pass alone",
             path((frame.span, "autocast begins here"), *((e.span, "still inside") for e in events)),
             confidence=None if first.sure and frame.facts.get("enabled") else "medium",
         )
@@ -300,7 +302,7 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
         said.add(frame)
         yield Hit(
             backward.span,
-            "the loss of a float16 autocast region goes backward unscaled, so small gradients become zero",
+            f"{loss_of(history, backward)}, computed under float16 autocast, goes backward unscaled, so small gradients become zero",
             path((frame.span, "float16 autocast"), (backward.span, "no scaler scales this loss"), (step.span, "its gradients are used")),
             confidence=confidence(forward, backward) or (None if frame.facts.get("enabled") else "medium"),
         )

@@ -297,7 +297,7 @@ def loss_passed_as_epoch(scheduler: Thing, history: History) -> Iterator[Hit]:
         modules = {t.id for t in history.things("module")}
         if value is None or not (value.tags & {"metric", "loss"} or value.sources & modules) or guarded(history, scheduler, step, steps):
             continue
-        given = f"`{value.text}`" if value.text else "the loss"
+        given = f"`{value.text}`" if value.text else "a loss"
         yield Hit(
             step.span,
             f"{called(scheduler)} takes {given} for the number of the epoch, so the learning rate jumps with it",
@@ -364,7 +364,7 @@ def lr_display_precision(history: History) -> Iterator[Hit]:
         digits = decimals(str(spec.constant))
         if digits is not None and digits < ENOUGH_DECIMALS:
             shown = f"`{value.text}`" if value.text else "the learning rate"
-            yield Hit(event.span, f"{shown} is shown with {digits} decimals, so a small learning rate reads as zero")
+            yield Hit(event.span, f"{shown} is shown with {digits} decimals (`{spec.constant}`), so a small one reads as zero")
 
 
 def decimals(spec: str) -> int | None:

@@ -13,9 +13,11 @@ from mllint.flow.questions import (
     cleared,
     clears,
     confidence,
+    gradients_of,
     infinite,
     innermost,
     left_over,
+    loss_of,
     owned,
     parts,
     path,
@@ -177,7 +179,7 @@ def clip_after_step(history: History) -> Iterator[Hit]:
         if backward is not None:
             yield Hit(
                 clip.span,
-                f"gradients are clipped {when}, so the clip changes nothing",
+                f"{gradients_of(history, clip)} are clipped {when}, so the clip changes nothing",
                 path((before.span, text), (clip.span, "clipped here"), (backward.span, "gradients are computed here")),
                 confidence=confidence(before, clip),
             )
@@ -225,17 +227,15 @@ def surely_about(history: History, clip: Event, optimizer: Thing) -> bool:
 def accumulation_not_scaled(optimizer: Thing, history: History) -> Iterator[Hit]:
     for step in history.possible(optimizer, "step"):
         for backward in pending(history, step, optimizer):
-            loss = backward.arguments["loss"]
             loop = innermost(backward)
             if loop is None or not plain_mean(history, backward, step) or not surely_reaches(history, backward, optimizer):
                 continue
             where, sureness = several_passes(history, optimizer, backward, step, loop)
             if where is None or period(where) == ("const", 1):
                 continue
-            name = f"`{loss.text}`" if loss.text else "the loss"
             yield Hit(
                 backward.span,
-                f"{name} is added up over several backward passes and never divided by their number",
+                f"{loss_of(history, backward)} is added up over several backward passes and never divided by their number",
                 path((where.span, "repeated here"), (backward.span, "one pass of several"), (step.span, "one step for all of them")),
                 confidence=sureness or confidence(backward, step),
             )

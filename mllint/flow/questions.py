@@ -22,6 +22,23 @@ def called(thing: Thing | None) -> str:
     return f"`{thing.name or thing.type.rpartition('.')[2] or thing.kind}`"
 
 
+def loss_of(history: History, backward: Event) -> str:
+    """The loss as a message names it: the user's own name, else by the model it comes from."""
+    loss = backward.arguments["loss"]
+    return f"`{loss.text}`" if loss.text else f"the loss of {_named(history, loss.sources)}"
+
+
+def gradients_of(history: History, clip: Event) -> str:
+    return f"gradients of {_named(history, clip.arguments['of'].sources)}"
+
+
+def _named(history: History, ids: Iterable[int]) -> str:
+    """The thing with a name among these, the outermost one."""
+    things = [t for i in ids if (t := history.thing(i)) is not None]
+    things.sort(key=lambda t: (not t.name, -len(t.facts.get("parts", ())), t.id))
+    return called(things[0]) if things else "`backward()`"
+
+
 def path(*labels: tuple[Span | None, str]) -> tuple[Label, ...]:
     """Labels for the places that are known, each place once."""
     seen: dict[Span, Label] = {}
