@@ -160,6 +160,8 @@ class Calls(State):
         method = self.method_of(value, "__call__")
         if method is not None:
             return self.call_value(method, args, keywords, node)
+        if self.method_row(value, "__call__") is not None:
+            return self.call_library_method(value, "__call__", args, keywords, node)
         return self.call_unknown(value, args, keywords, node)
 
     # -------------------------------------------------------------- functions

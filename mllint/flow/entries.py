@@ -260,6 +260,8 @@ class Walk:
             span = made.made_at
             if not framework:
                 interpreter.place.append(Frame("call", span, ("entry", number), name, facts={"entry": number}))
+            elif name in row.get("per_epoch", ()):
+                interpreter.place.append(Frame("loop", span, ("loop", "epochs"), "framework"))
             elif name in row.get("per_batch", ()):
                 interpreter.place.append(Frame("loop", span, ("loop", "epochs"), "framework"))
                 interpreter.place.append(Frame("loop", span, ("loop", "batches"), "framework"))

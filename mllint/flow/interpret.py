@@ -393,6 +393,8 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
         entered: Alts = ()
         for value, guard in alts:
             result = one(value)
+            if isinstance(value, Context) and value.gives is not None:
+                result = value.gives
             if isinstance(value, Instance) and value.cls is not None:
                 method = self.method_of(value, "__enter__")
                 if method is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import State
+from mllint.flow.state import NORMAL, Condition, State
 from mllint.flow.values import (
     NO_GUARD,
     Alts,
@@ -26,6 +26,7 @@ from mllint.flow.values import (
     instances,
     join,
     one,
+    parts,
     single,
     values_of,
 )
@@ -158,7 +159,8 @@ class Library(State):
         elif row["name"] == "set_grad_enabled":
             facts = {"enabled": self.switch(given.get("mode"))}
         sources = frozenset().union(*(instances(v) for a in args for v, _ in a))
-        return Context(row["name"], facts, sources)
+        gives = given.get(str(row["gives"])) if "gives" in row else None
+        return Context(row["name"], facts, sources, gives)
 
     def as_context(self: Interpreter, value: Any) -> Any:
         """A region named without a call, as a decorator may be (`@torch.no_grad`)."""
@@ -201,8 +203,8 @@ class Library(State):
         self.construct(instance, row, args, keywords, node)
         self.made(instance, node)
         if "gives" in row:
-            parts = [one(instance) if g == "self" else instance.arguments.get(g, one(self.unknown())) for g in row["gives"]]
-            return one(Sequence(self.fresh(), parts, "tuple"))
+            given = [one(instance) if g == "self" else instance.arguments.get(g, one(self.unknown())) for g in row["gives"]]
+            return one(Sequence(self.fresh(), given, "tuple"))
         return one(instance)
 
     def construct(self: Interpreter, instance: Instance, row: dict[str, Any], args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> None:
@@ -253,6 +255,10 @@ class Library(State):
                     self.manage(value, node)
         if "calls" in row:
             return self.call_through(row, args, keywords, node)
+        if "gives" in row:
+            given = self.by_name(row.get("parameters", ()), args, keywords)
+            handed = [given[n] for n in row["gives"] if n in given]
+            return handed[0] if len(handed) == 1 else one(Sequence(self.fresh(), handed, "tuple"))
         returns = row.get("returns")
         if isinstance(returns, int) and returns < len(args):
             return args[returns]
@@ -373,6 +379,10 @@ class Library(State):
                 return row
         return None
 
+    def method_row(self: Interpreter, instance: Instance, name: str) -> dict[str, Any] | None:
+        """What the tables say of a method: for its class, the project's ancestors of it, then its kind."""
+        return self.knowledge.method(instance.kind, name, (instance.type, *(instance.cls.externals() if instance.cls is not None else ())))
+
     def strange_base(self: Interpreter, cls: ClassValue) -> bool:
         """An ancestor whose code cannot be seen and which no table describes."""
         return cls.unseen_base() or any(
@@ -382,11 +392,11 @@ class Library(State):
     def library_attribute(self: Interpreter, instance: Instance, name: str) -> Alts:
         """An attribute the project did not set: a method, a sub-module, or data."""
         if instance.kind == "module":
-            if name in MODULE_METHODS or self.knowledge.method("module", name) is not None:
+            if name in MODULE_METHODS or self.method_row(instance, name) is not None:
                 return one(Bound(instance, name))
             return one(Opaque(("attr", instance.key, name), frozenset((instance,)), depth=2))
         if instance.kind:
-            row = self.knowledge.method(instance.kind, name)
+            row = self.method_row(instance, name)
             if row is None and name in instance.arguments and instance.kind in ("scheduler", "loader", "engine"):
                 return instance.arguments[name]
             if row is None and name in DATA:
@@ -439,7 +449,7 @@ class Library(State):
                 self.record("replaced", instance, node, {"name": Value(("const", name)), "value": self.value(alts)}, sure=len(alts) == 1)
 
     def already_inside(self: Interpreter, instance: Instance, new: Instance) -> bool:
-        return new is instance or any(new is p or self.already_inside(p, new) for p in instance.partners if p.kind == "module" and p is not instance)
+        return new.ident in parts(instance)
 
     def library_set_item(self: Interpreter, instance: Instance, position: Any, alts: Alts, node: ast.AST) -> None:
         if instance.kind == "module" and instance.ready:
@@ -489,7 +499,7 @@ class Library(State):
             self.lose_all([one(receiver), *args, *keywords.values()], node)
             return one(self.unknown())
         kind = receiver.kind
-        row = self.knowledge.method(kind, name)
+        row = self.method_row(receiver, name)
         if kind == "module" and row is None:
             return self.module_method(receiver, name, args, keywords, node)
         return self.followed_method(receiver, name, row, args, keywords, node)
@@ -531,6 +541,8 @@ class Library(State):
         effect = row.get("effect")
         if effect == "scale":
             return self.scaled(receiver, args[0] if args else ())
+        if effect == "whole-step":
+            return self.whole_step(receiver, given, node, sure)
         if effect == "scaler-step":
             for value in values_of(given.get("optimizer", ())):
                 target = self.thing_of(value)
@@ -557,7 +569,11 @@ class Library(State):
             self.note_replaced(receiver, str(getattr(single(name_alts), "value", "")) if name_alts else "", value_alts, node)
         if row.get("returns") == "self":
             return one(receiver)
+        if "configured" in row:
+            return self.configured(receiver, row["configured"])
         if row.get("returns") == "arguments":
+            if "*" in keywords:
+                return one(Sequence(self.fresh(), None, "tuple", keywords["*"]))
             for value in (v for a in args for v, _ in a if isinstance(v, Instance)):
                 if receiver not in value.partners and value.kind != "module":
                     value.facts["prepared_by"] = receiver.ident
@@ -567,6 +583,53 @@ class Library(State):
         tags = frozenset((row["gives"],)) if "gives" in row else frozenset()
         sources = frozenset((receiver,)) if receiver.kind in ("optimizer", "module", "engine") else frozenset()
         return one(Opaque(("call", ("attr", receiver.key, name), self.fresh() if args else 0), sources, tags, depth=3))
+
+    def whole_step(self: Interpreter, receiver: Instance, given: dict[str, Alts], node: ast.AST, sure: bool) -> Alts:
+        """One call scales, goes backward, clips and steps (timm's loss scalers); `need_update` says whether it steps this time."""
+        loss = self.scaled(receiver, given.get("loss", ()))
+        self.record("scale", receiver, node, sure=sure)
+        self.record("backward", None, node, {"loss": self.held_value(loss, node)})
+
+        def update() -> int:
+            limit = single(given.get("clip_grad", one(Const(None))))
+            if given.get("parameters") and not (isinstance(limit, Const) and limit.value is None):
+                unscaled = frozenset(("unscales",))
+                of, threshold = self.held_value(given["parameters"], node, unscaled), self.value(given["clip_grad"], node)
+                self.record("clip", None, node, {"of": of, "threshold": threshold}, via=receiver)
+            self.record("step", receiver, node, {"optimizer": self.held_value(given.get("optimizer", ()), node)}, sure=sure)
+            self.method_result(receiver, "step", {"effect": "scaler-step"}, given, [], {}, node, sure)
+            self.record("update", receiver, node, sure=sure)
+            return NORMAL
+
+        asked = next((k.value for k in getattr(node, "keywords", ()) if k.arg == "need_update"), None)
+        condition = self.condition(asked) if asked is not None else Condition(True)
+        if condition.verdict is None:
+            self.fork(node, condition, update, lambda: NORMAL)
+        elif condition.verdict:
+            update()
+        return one(self.unknown())
+
+    def configured(self: Interpreter, receiver: Instance, kind: str) -> Alts:
+        """The objects of that kind a framework was given by the configuring hook, as it hands them back: alone, or as a list."""
+        out: Alts = ()
+        for value, guard in receiver.slots.get(("configured",), ()):
+            found = self.in_order(value, kind, 4)
+            if found:
+                out = join(out, guarded(one(found[0]) if len(found) == 1 else one(Sequence(self.fresh(), [one(f) for f in found])), guard))
+        return out or one(self.unknown())
+
+    def in_order(self: Interpreter, value: Any, kind: str, depth: int) -> list[Instance]:
+        """The objects of that kind inside lists, tuples and dicts, in the order they stand there."""
+        if isinstance(value, Instance):
+            return [value] if value.kind == kind else []
+        if depth == 0 or not isinstance(value, (Sequence, Mapping)):
+            return []
+        slots = value.elements() if isinstance(value, Sequence) else value.values()
+        found: list[Instance] = []
+        for alts in slots:
+            for inner, _ in alts:
+                found.extend(f for f in self.in_order(inner, kind, depth - 1) if f not in found)
+        return found
 
     def run_closure(self: Interpreter, receiver: Instance, given: dict[str, Alts], node: ast.AST) -> None:
         """`optimizer.step(closure)` calls the closure first."""
@@ -607,6 +670,8 @@ class Library(State):
                 held.extend(v for e in value.slots.values() for v, _ in e)
         if receiver.kind == "criterion":
             held = held[1:]
+        elif receiver.kind == "engine":
+            held.extend(p for p in receiver.partners if p.kind == "module")
         tags = frozenset(("sum",)) if receiver.kind == "criterion" and self.reduction(receiver.arguments) else frozenset()
         if receiver.cls is not None and self.project.active(receiver.cls):
             method = self.method_of(receiver, "forward")

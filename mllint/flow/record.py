@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from mllint.flow.state import Record
-from mllint.flow.values import Instance
+from mllint.flow.values import Instance, parts
 from mllint.model.history import Event, History, Thing, Value
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def thing(interpreter: Interpreter, instance: Instance, wanted: list[Instance]) 
     }
     facts = dict(instance.facts)
     if instance.kind == "module":
-        facts["parts"] = frozenset(parts(instance, set()))
+        facts["parts"] = frozenset(parts(instance))
     bases = tuple(instance.cls.externals()) if instance.cls is not None else ()
     overrides = frozenset(
         name for a in instance.cls.mro() if hasattr(a, "slots") and hasattr(a, "node") for name in a.slots if isinstance(name, str)
@@ -83,18 +83,3 @@ def thing(interpreter: Interpreter, instance: Instance, wanted: list[Instance]) 
         instance.ident, instance.kind, instance.type, instance.made_at, instance.name, bases, arguments, facts,
         tuple(p.ident for p in instance.partners), instance.lost, instance.managed, instance.sure,
     )  # fmt: skip
-
-
-def parts(instance: Instance, seen: set[int]) -> set[int]:
-    """The modules inside a module, itself included."""
-    if instance.ident in seen:
-        return seen
-    seen.add(instance.ident)
-    for partner in instance.partners:
-        if partner.kind in ("module", "criterion", "parameter"):
-            parts(partner, seen)
-    for alts in instance.slots.values():
-        for value, _ in alts:
-            if isinstance(value, Instance) and value.kind in ("module", "parameter"):
-                parts(value, seen)
-    return seen

@@ -337,12 +337,13 @@ class Generator:
 class Context:
     """Something to enter with `with`, or to decorate with: an autocast region, no_grad, accumulate."""
 
-    __slots__ = ("facts", "name", "sources")
+    __slots__ = ("facts", "gives", "name", "sources")
 
-    def __init__(self, name: str, facts: dict[str, Any], sources: frozenset[Instance] = frozenset()) -> None:
+    def __init__(self, name: str, facts: dict[str, Any], sources: frozenset[Instance] = frozenset(), gives: Alts | None = None) -> None:
         self.name = name
         self.facts = facts
         self.sources = sources
+        self.gives = gives  # what `as` names, where that is not the region itself
 
     @property
     def key(self) -> tuple:
@@ -437,3 +438,19 @@ class Call:
     exits: list[dict] = field(default_factory=list)
     place: int = 0
     on_yield: Callable[[Alts], int] | None = None
+
+
+def parts(instance: Instance, seen: set[int] | None = None) -> set[int]:
+    """The modules inside a module, itself included."""
+    seen = set() if seen is None else seen
+    if instance.ident in seen:
+        return seen
+    seen.add(instance.ident)
+    for partner in instance.partners:
+        if partner.kind in ("module", "criterion", "parameter"):
+            parts(partner, seen)
+    for alts in instance.slots.values():
+        for value, _ in alts:
+            if isinstance(value, Instance) and value.kind in ("module", "parameter"):
+                parts(value, seen)
+    return seen
