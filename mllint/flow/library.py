@@ -30,10 +30,23 @@ from mllint.flow.values import (
     single,
     values_of,
 )
-from mllint.model.history import Value
+from mllint.model.history import Frame, Value
 
 if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
+
+
+def gradient(key: tuple) -> bool:
+    """The key names a gradient: `p.grad`, `p.grad.data`, `p.grad.detach()`."""
+    while key and key[0] in ("attr", "call"):
+        if key[0] == "attr":
+            if key[2] == "grad":
+                return True
+            if key[2] not in ("data", "detach", "float"):
+                return False
+        key = key[1] if isinstance(key[1], tuple) else ()
+    return False
+
 
 #: Kinds whose disappearance into unseen code makes "never" unprovable.
 FOLLOWED = frozenset(("optimizer", "scheduler", "scaler", "module", "loader", "accelerator", "engine"))
@@ -216,7 +229,8 @@ class Library(State):
             for value, _ in alts:
                 if isinstance(value, Opaque) and parameter == "optimizer" and instance.kind == "scheduler":
                     self.promote(value, "optimizer", node)
-                held = self.inside(self.thing_of(value))
+                thing = self.thing_of(value)
+                held = self.inside(thing) if not isinstance(thing, Opaque) or instance.kind not in ("module", "criterion") else frozenset()
                 if instance.kind in ("module", "criterion", "parameter"):
                     held = frozenset(h for h in held if h.kind in ("module", "criterion"))
                 for other in held:
@@ -227,10 +241,22 @@ class Library(State):
                 self.manage(value, node)
         if instance.kind == "optimizer" and isinstance(single(given.get("params", ())), Generator):
             self.lose_all([given["params"]], node)
+        for parameter in row.get("runs", ()):
+            self.run_by_framework(given.get(parameter, ()), node)
         if instance.kind in ("", "object", "accelerator"):
             return
         if instance.kind == "scheduler" and row.get("hands_over"):
             self.lose_all([a for n, a in given.items() if n != "optimizer"], node)
+
+    def run_by_framework(self: Interpreter, alts: Alts, node: ast.AST) -> None:
+        """A function handed to an engine, which calls it for every batch."""
+        span, place = self.span(node), len(self.place)
+        self.place.append(Frame("loop", span, ("loop", "epochs", span), "framework"))
+        self.place.append(Frame("loop", span, ("loop", "batches", span), "framework"))
+        for value in values_of(alts):
+            if isinstance(value, (Function, Bound, Partial)):
+                self.call_value(value, [], {}, node)
+        del self.place[place:]
 
     def made(self: Interpreter, instance: Instance, node: ast.AST) -> None:
         if instance.kind:
@@ -275,8 +301,9 @@ class Library(State):
         simple = all(isinstance(v, (Const, Opaque, Instance, External, Bound)) for v in inputs) and len(inputs) <= 4
         key = ("call", name, *(v.key for v in inputs)) if simple else ("call", name, self.fresh())
         tags = self.reduction(keywords)
-        if not name.startswith(("torch.", "math.", "numpy.")):
+        if not name.startswith(("torch.", "math.", "numpy.")) and any(instances(v) for v in inputs):
             tags |= {"unknown"}
+        self.note_log(args, node)
         held: list[Any] = list(inputs)
         for value in inputs:
             if isinstance(value, (Sequence, Mapping)):
@@ -322,8 +349,15 @@ class Library(State):
             loss = given.get(str(name), args[0] if args else ())
             value = self.held_value(loss, node)
             self.record("backward", None, node, {"loss": value}, via=receiver)
+        elif effect == "step":
+            for value in values_of(given.get("optimizer", ())):
+                target = self.promote(value, "optimizer", node) if isinstance(value, Opaque) else value
+                if isinstance(target, Instance) and target.kind == "optimizer":
+                    self.record("step", target, node, sure=self.choices == 0 and len(given["optimizer"]) == 1)
         elif effect in ("clip", "grad-read"):
             names = row.get("parameters", ["0"])
+            if row.get("of") == "self" and receiver is not None:
+                names, given = ["", *names], {"": one(receiver), **given}
             of = self.held_value(given.get(names[0], ()), node, frozenset(("unscales",)) if row.get("unscales") else frozenset())
             arguments = {"of": of}
             if len(names) > 1 and given.get(names[1]):
@@ -397,6 +431,8 @@ class Library(State):
             return one(Opaque(("attr", instance.key, name), frozenset((instance,)), depth=2))
         if instance.kind:
             row = self.method_row(instance, name)
+            if row is None and name in instance.facts.get("attributes", ()):
+                return self.held_attribute(instance, name, instance.facts["attributes"][name])
             if row is None and name in instance.arguments and instance.kind in ("scheduler", "loader", "engine"):
                 return instance.arguments[name]
             if row is None and name in DATA:
@@ -407,9 +443,22 @@ class Library(State):
         given = instance.slots.get(("given", name))
         return given if given is not None else one(Opaque(("attr", instance.key, name), depth=2))
 
+    def held_attribute(self: Interpreter, instance: Instance, name: str, what: str) -> Alts:
+        """An attribute the tables know: the argument of that parameter, or an object of that class, made when first asked for."""
+        if "." not in what:
+            return instance.arguments.get(what) or one(Opaque(("attr", instance.key, name), depth=2))
+        made = Instance(self.fresh(), instance.made_at, (self.knowledge.row("objects", what) or {}).get("kind", ""), what)
+        made.lost = instance.made_at  # the framework uses it as well
+        self.things.append(made)
+        self.write(instance.slots, name, one(made))
+        return one(made)
+
     def library_item(self: Interpreter, instance: Instance, position: Any, node: ast.AST) -> Alts:
         if instance.kind == "module":
             number = position.value if isinstance(position, Const) else None
+            inner = single(instance.arguments.get("0", ())) if len(instance.arguments) == 1 else None
+            if isinstance(inner, Sequence):
+                return self.item(inner, one(position) if position is not None else (), node) or one(self.unknown())
             part = instance.arguments.get(str(number))
             if part is not None:
                 return part
@@ -445,7 +494,7 @@ class Library(State):
     def note_replaced(self: Interpreter, instance: Instance, name: str, alts: Alts, node: ast.AST) -> None:
         for value, _ in alts:
             new = self.thing_of(value)
-            if isinstance(new, Instance) and new.kind in ("module", "parameter") and not self.already_inside(instance, new):
+            if isinstance(new, Instance) and new.kind in ("module", "parameter") and not new.facts.get("empty") and not self.already_inside(instance, new):
                 self.record("replaced", instance, node, {"name": Value(("const", name)), "value": self.value(alts)}, sure=len(alts) == 1)
 
     def already_inside(self: Interpreter, instance: Instance, new: Instance) -> bool:
@@ -656,6 +705,8 @@ class Library(State):
         if name == "forward":
             return self.forward(receiver, args, keywords, node)
         tags = frozenset(("params",)) if name in PARAMETERS else frozenset()
+        if name in ("append", "extend", "insert"):
+            return self.module_list(receiver, name, args, node)
         if name not in MODULE_METHODS:
             self.record(name, receiver, node)
         return one(Opaque(("call", ("attr", receiver.key, name), 0), frozenset((receiver,)), tags, depth=3))
@@ -716,6 +767,11 @@ class Library(State):
             return self.call_library_method(owner, name, args, keywords, node)
         base = Opaque(base_key, value.sources, value.tags, value.divided, value.scaled, max(1, value.depth - 1))
         if name == "backward":
+            passed = args[0] if args and not base.sources else ()
+            if any(isinstance(v, Opaque) and v.sources for v in values_of(passed)):  # `engine.backward(loss)`: nobody saw what engine it is
+                engine = self.promote(base, "engine", node)
+                self.record("backward", None, node, {"loss": self.held_value(passed, node)}, via=engine)
+                return one(Const(None))
             self.record("backward", None, node, {"loss": self.value(one(base))}, via=None)
             return one(Const(None))
         if name in ("parameters", "named_parameters", "zero_grad", "requires_grad_", "state_dict") and base_key[0] in ("call", "parameter", "attr", "index", "item", "part", "name", "missing"):
@@ -728,12 +784,25 @@ class Library(State):
             self.record("grad-cleared", None, node, {"of": self.value(one(base))})
             return one(base)
         if name in CUTS:
-            return one(Opaque(("call", value.key), frozenset(), value.tags & frozenset(("lr",)) | {"detached"}, depth=value.depth + 1))
+            tags = value.tags & frozenset(("lr", "metric")) | {"detached"} | ({"metric"} if value.sources else frozenset())
+            return one(Opaque(("call", value.key), frozenset(), tags, depth=value.depth + 1))
+        if name == "add_argument":
+            self.note_option(args, keywords)
+        if name == "enter_context" and args:
+            self.open_regions(args[0], node)
+            return args[0]
+        if gradient(base_key):
+            self.note_gradient(base, name, node)
         inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
         followed = [v for v in inputs if isinstance(v, Instance) and v.kind in FOLLOWED or isinstance(v, (Function, Bound, Partial))]
         if followed or any(isinstance(v, Instance) and v.cls is not None for v in inputs) or any(isinstance(v, (Sequence, Mapping)) for v in inputs):
             if "unknown" in value.tags or not value.sources:
                 self.lose_all([*args, *keywords.values()], node)
+        for alts in (*args, *keywords.values()):
+            for given, _ in alts:
+                if value.sources and "unknown" not in value.tags and isinstance(given, (Function, Bound)):
+                    self.called_back(given, node, set())
+        self.note_log(args, node)
         simple = all(isinstance(v, (Const, Opaque, Instance)) for v in inputs) and len(inputs) <= 3
         key = ("call", value.key, *(v.key for v in inputs)) if simple else ("call", value.key, self.fresh())
         result = self.opaque(key, [base, *inputs], frozenset(("sum",)) if name == "sum" else frozenset())
@@ -744,6 +813,16 @@ class Library(State):
         if name in ("mul", "mul_") and inputs and (inverse := self.inverse(inputs[0])) is not None:
             result.divided |= {inverse}
         return one(result)
+
+    def module_list(self: Interpreter, receiver: Instance, name: str, args: list[Alts], node: ast.AST) -> Alts:
+        """`layers.append(nn.Linear(...))` on a ModuleList or Sequential."""
+        for alts in args:
+            for value, _ in alts:
+                for part in self.inside(self.thing_of(value)):
+                    if part.kind in ("module", "parameter"):
+                        self.note_replaced(receiver, name, one(part), node)
+                        receiver.partners.append(part)
+        return one(receiver)
 
     def part_method(self: Interpreter, base: Opaque, name: str, node: ast.AST) -> Alts:
         """A method of an unknown part of a known module (`model.fc.parameters()`)."""
@@ -758,7 +837,32 @@ class Library(State):
                     owner.partners.append(part)
         return self.call_library_method(part, name, [], {}, node)
 
+    def note_gradient(self: Interpreter, base: Opaque, name: str, node: ast.AST) -> None:
+        """A method of `p.grad`: in place it changes the gradient, else it reads it."""
+        of = Value(base.key, sources=frozenset(i.ident for i in base.sources), tags=frozenset(("norm",)) if name == "norm" else frozenset())
+        if name.endswith("_") and not name.endswith("__"):
+            self.record("grad-written", None, node, {"of": of})
+        else:
+            self.record("grad-read", None, node, {"of": of})
+
+    def note_option(self: Interpreter, args: list[Alts], keywords: dict[str, Alts]) -> None:
+        """`parser.add_argument("--epochs", default=90)`: what the option is when nobody gives it."""
+        default = single(keywords.get("default", ()))
+        names = [v.value for a in args for v, _ in a if isinstance(v, Const) and isinstance(v.value, str)]
+        dest = single(keywords.get("dest", ()))
+        if isinstance(dest, Const):
+            names = [dest.value]
+        if isinstance(default, Const) and names:
+            long = next((n for n in names if n.startswith("--")), names[0])
+            self.option_defaults[long.lstrip("-").replace("-", "_")] = default.value
+
     # ---------------------------------------------------------------- formats
+
+    def note_log(self: Interpreter, args: list[Alts], node: ast.AST) -> None:
+        """`logger.info("lr %.4f", lr)`."""
+        text = single(args[0]) if len(args) > 1 else None
+        if isinstance(text, Const) and isinstance(text.value, str) and "%" in text.value:
+            self.percent_format(text.value, one(Sequence(self.fresh(), args[1:], "tuple")), node)
 
     def note_format(self: Interpreter, alts: Alts, spec: Alts, node: ast.AST) -> None:
         """A number is written with this many digits: only learning rates matter, and they are sorted out at the end."""

@@ -12,9 +12,9 @@ SECTIONS = ("aliases", "objects", "functions", "methods", "contexts", "bases", "
 #: What a row of a section may say; rules/tables/README.md tells what each key does.
 KEYS: dict[str, frozenset[str]] = {
     "objects": frozenset((
-        "kind", "parameters", "gives", "factory", "manages", "hands_over", "attributes",
+        "kind", "parameters", "gives", "factory", "manages", "hands_over", "attributes", "runs",
         "cadence", "argument", "horizon", "period", "children", "fractional", "advances", "warmup",
-        "closure", "autograd", "whole", "clears", "half",
+        "closure", "empty", "autograd", "whole", "clears", "half",
     )),
     "functions": frozenset((
         "effect", "parameters", "loss", "unscales", "distributed", "returns", "gives", "manages", "calls", "arguments", "rank",
@@ -71,7 +71,7 @@ class Knowledge:
         return name
 
     def row(self, section: str, name: str) -> dict[str, Any] | None:
-        """The row of a canonical name: its own, else the pattern with the most letters, else the longest `x.*` above it."""
+        """The row of a canonical name: its own, else the pattern with the most letters before its star, else the longest `x.*` above it."""
         question = (section, name)
         if question in self._found:
             return self._found[question]
@@ -90,7 +90,7 @@ class Knowledge:
             self._patterns = {}
             for place in ("objects", "functions", "bases", "harmless"):
                 starred = [n for n in getattr(self, place) if is_pattern(n)]
-                for row in sorted(starred, key=lambda n: (-len(n), n)):
+                for row in sorted(starred, key=lambda n: (-n.index("*"), -len(n), n)):
                     key = (place, row.partition(".")[0])
                     self._patterns.setdefault(key, []).append((pattern_of(row), getattr(self, place)[row]))
         candidates = self._patterns.get((section, name.partition(".")[0]), ())
