@@ -27,6 +27,7 @@ from mllint.flow.values import (
     Sequence,
     Super,
     guarded,
+    instances,
     join,
     one,
     single,
@@ -115,6 +116,7 @@ class Calls(State):
             _, changed, facts = self.arm(
                 node, -self.fresh(), condition, True,
                 lambda value=value, results=results: results.append(self.call_value(value, args, keywords, node)) or NORMAL,  # type: ignore[misc, func-returns-value]
+                "choice",
             )  # fmt: skip
             self.choices -= 1
             changes.append((changed, facts))
@@ -132,6 +134,7 @@ class Calls(State):
             return self.call_function(value, args, keywords, node)
         if isinstance(value, Bound):
             if isinstance(value.function, Function):
+                self.note_override(value.receiver, value.function, args, keywords, node)
                 return self.call_function(value.function, [one(value.receiver), *args], keywords, node, value.owner)
             return self.call_library_method(value.receiver, value.function, args, keywords, node)
         if isinstance(value, ClassValue):
@@ -145,6 +148,18 @@ class Calls(State):
         if isinstance(value, Context):
             return self.decorate(value, args)
         return self.call_unknown(value, args, keywords, node)
+
+    def note_override(self: Interpreter, receiver: Any, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> None:
+        """A project class that overrides a method of its kind: calling it is that event, whatever it does inside."""
+        if not isinstance(receiver, Instance) or receiver.kind not in ("optimizer", "scheduler", "scaler"):
+            return
+        if self.knowledge.method(receiver.kind, function.name) is None:
+            return
+        names = [a.arg for a in (*function.node.args.posonlyargs, *function.node.args.args)][1:]
+        given = self.by_name(names, args, keywords)
+        self.record(
+            function.name, receiver, node, {n: self.held_value(a, node) for n, a in given.items() if a}, sure=self.choices == 0 and receiver.sure
+        )
 
     def decorate(self: Interpreter, context: Context, args: list[Alts]) -> Alts:
         """`torch.no_grad()(f)`: the function, run inside the region."""
@@ -218,7 +233,7 @@ class Calls(State):
         self.place.append(Frame("call", self.span(node), name=function.name))
         self.env, self.file = env, env.file
         for context in reversed(function.contexts):
-            self.place.extend(self.context_frames(one(context), function.node))
+            self.open_regions(one(context), function.node)
         call = Call(function, env, place=len(self.place), on_yield=on_yield)
         self.call = call
         self.calls.append(call)
@@ -278,6 +293,8 @@ class Calls(State):
             default = with_default.get(name)
             self.env, self.file = function.env, function.env.file
             value = self.evaluate(default) if default is not None else self.annotated_value(function, parameter)
+            if isinstance(default, ast.Constant) and type(default.value) in (int, float):  # a number somebody may pass
+                value = one(Const(default.value, ("default", id(function.node), name)))
             self.env, self.file = kept
             if star is not None and parameter in positional:
                 value = join(value, star) if default is not None else star
@@ -369,4 +386,5 @@ class Calls(State):
         """What an unseen function gives: unknown, named by the call when its arguments are, carrying what went in."""
         simple = all(isinstance(v, (Const, Opaque, Instance)) for v in inputs)
         key = ("call", value.key, *(v.key for v in inputs)) if simple and len(inputs) <= 4 else ("call", value.key, self.fresh())
-        return self.opaque(key, [value, *inputs], frozenset(("unknown",)))
+        tags = frozenset(("unknown",)) if any(instances(v) for v in (value, *inputs)) else frozenset()
+        return self.opaque(key, [value, *inputs], tags)

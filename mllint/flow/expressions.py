@@ -45,7 +45,7 @@ OPERATORS: dict[type, str] = {
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
 #: Tags a value keeps through arithmetic and method calls.
-LASTING = frozenset(("lr", "sum", "half", "unknown", "params"))
+LASTING = frozenset(("lr", "sum", "half", "unknown", "params", "metric"))
 
 
 def combined(values: list[Any]) -> tuple[frozenset[Instance], frozenset[str], frozenset[tuple], Instance | None]:
@@ -238,6 +238,8 @@ class Expressions(State):
         if stored is not None:
             return stored
         key = ("attr", value.key, name)
+        if name in self.option_defaults and value.key[0] == "call" and value.key[1][-1:] in (("parse_args",), ("parse_known_args",)):
+            self.option_values[key] = self.option_defaults[name]
         return one(Opaque(key, value.sources, value.tags & LASTING, value.divided, value.scaled, min(value.depth + 1, DEEPEST_KEY)))
 
     def function_attribute(self: Interpreter, value: Any, name: str) -> Alts:
@@ -251,7 +253,7 @@ class Expressions(State):
         if name in instance.slots:
             alts = instance.slots[name]
             if name in self.project.varying and any(isinstance(v, Const) and v.value is not None for v, _ in alts):
-                varies = Opaque(("attr", instance.key, name), depth=2)
+                varies = Opaque(("varies", instance.key, name), depth=2)
                 alts = tuple((varies if isinstance(v, Const) and v.value is not None else v, g) for v, g in alts)
             return self.held(alts)
         if instance.cls is not None:
@@ -358,6 +360,8 @@ class Expressions(State):
             return found or one(self.unknown())
         if isinstance(value, Instance):
             return self.library_item(value, position, node)
+        if isinstance(value, External) and value.name.endswith("environ") and position is not None:
+            return one(Opaque(("index", value.key, position.key), depth=2))
         if isinstance(value, (External, ClassValue)):
             return one(value)  # Generic[T], list[int]
         if position is None:
@@ -462,6 +466,9 @@ class Expressions(State):
             self.percent_format(a.value, right, node)
             return one(self.unknown())
         result = self.opaque((sign, a.key, b.key), [a, b])
+        if sign in "+-":  # a sum is divided by what all its terms are divided by
+            terms = [v.divided for v in (a, b) if isinstance(v, Opaque) and v.sources]
+            result.divided = frozenset.intersection(*terms) if terms else frozenset()
         if sign == "/" and (instances(a) or not isinstance(a, Const)):
             result.divided = result.divided | {b.key}
         elif sign == "*":
@@ -707,6 +714,10 @@ class Expressions(State):
         if isinstance(found, Const):
             return Value(found.key if isinstance(found.value, (str, int, float, bool, type(None))) else ("const", repr(found.value)), text)
         inner = self.inside(found)
+        if isinstance(found, Sequence) and found.length is not None:
+            items = [single(e) for e in found.elements()]
+            if items and all(isinstance(i, Const) for i in items):
+                return Value(("list", *(i.key for i in items if isinstance(i, Const))), text)
         if isinstance(found, Opaque):
             scaled = None if found.scaled is None else found.scaled.ident
             sources = frozenset(i.ident for i in found.sources)

@@ -248,9 +248,8 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
         if generator is not None:
             return self.for_generator(node, generator)
         rounds, size, over = self.rounds(alts, node)
-        frame = Frame(
-            "loop", self.span(node.iter), ("loop", self.fresh()), "for", size=size, over=over, text=self.project.text_of(self.file, node.iter)
-        )
+        name = "each" if len(rounds) > 1 else "for"
+        frame = Frame("loop", self.span(node.iter), ("loop", self.fresh()), name, size=size, over=over, text=self.project.text_of(self.file, node.iter))
         return self.turns(node, frame, [lambda item=item: self.bind(node.target, item, node) for item in rounds])  # type: ignore[misc]
 
     def turns(self, node: ast.For | ast.AsyncFor | ast.While, frame: Frame, starts: list[Callable[[], None]]) -> int:
@@ -386,10 +385,19 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
             if isinstance(value, Context) and value.name != "null":
                 facts = value.facts if certain else {**value.facts, "enabled": None}
                 frames.append(Frame("with", self.span(node), name=value.name, facts=facts, over=frozenset(s.ident for s in value.sources)))
+            elif isinstance(value, Opaque):
+                frames.append(Frame("with", self.span(node)))
         return frames
 
+    def open_regions(self, alts: Alts, node: ast.AST) -> None:
+        """Enter the regions; opening autocast is an event of its own, since a model may do it in its forward."""
+        frames = self.context_frames(alts, node)
+        self.place.extend(frames)
+        if any(f.name == "autocast" for f in frames):
+            self.record("enter", None, node)
+
     def enter_contexts(self, alts: Alts, node: ast.AST) -> Alts:
-        self.place.extend(self.context_frames(alts, node))
+        self.open_regions(alts, node)
         entered: Alts = ()
         for value, guard in alts:
             result = one(value)
@@ -551,7 +559,13 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
             element: Alts = ()
             for item in value.elements():
                 element = join(element, item)
-            return element, value.slots.get("#", ()), value.over
+            followed = frozenset(i for v, _ in element for i in self.inside(v) if i.kind in ("optimizer", "scheduler", "scaler"))
+            return element, value.slots.get("#", ()), value.over | followed
+        if isinstance(value, Instance) and value.kind == "module" and value.arguments:
+            listed = [a for v in value.arguments.values() for a in v]
+            inner = listed[0][0] if len(listed) == 1 else None
+            if isinstance(inner, Sequence):
+                return self.iteration(inner)
         if isinstance(value, Mapping):
             keys = tuple((Const(k[1]), NO_GUARD) for k in value.slots if isinstance(k, tuple))
             return keys[:LONGEST_UNROLL] or one(self.unknown()), (), frozenset()

@@ -566,7 +566,8 @@ class Library(State):
             self.run_closure(receiver, given, node)
         if name == "step" and receiver.kind == "optimizer":
             self.run_hooks(receiver, "register_step_pre_hook", node)
-        self.record(name, receiver, node, arguments, sure=sure)
+        if row.get("effect") in (None, "scale", "scaler-step"):
+            self.record(name, receiver, node, arguments, sure=sure)
         if name == "step" and receiver.kind == "optimizer":
             self.run_hooks(receiver, "register_step_post_hook", node)
         if "hook" in row and args:

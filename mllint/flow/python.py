@@ -50,7 +50,7 @@ class Python(State):
     python_functions = frozenset((
         "functools.partial", "functools.wraps", "contextlib.nullcontext", "contextlib.suppress", "copy.deepcopy", "functools.partialmethod",
         "math.ceil", "math.floor", "numpy.ceil", "numpy.floor", "itertools.count", "collections.OrderedDict", "collections.defaultdict",
-        "types.SimpleNamespace", "collections.deque", "torch.nn.ModuleList", "torch.nn.ModuleDict", "importlib.import_module", "contextlib.ExitStack",
+        "types.SimpleNamespace", "collections.deque", "importlib.import_module", "contextlib.ExitStack",
         *PASSING,
     ))  # fmt: skip
 
@@ -176,7 +176,7 @@ class Python(State):
         element, size, over = self.iteration(self.meet(args[0]))
         return one(Sequence(self.fresh(), None, "list", element, size or None, over))
 
-    python_tuple = python_set = python_sorted = python_reversed = python_frozenset = python_modulelist = python_deque = python_list
+    python_tuple = python_set = python_sorted = python_reversed = python_frozenset = python_deque = python_list
 
     def python_iter(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         value = self.meet(args[0]) if args else self.unknown()
@@ -279,7 +279,7 @@ class Python(State):
             mapping.slots[("k", name) if name != "**" else "*"] = alts
         return one(mapping)
 
-    python_ordereddict = python_moduledict = python_dict
+    python_ordereddict = python_dict
 
     def python_defaultdict(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         return one(Mapping(self.fresh()))

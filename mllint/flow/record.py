@@ -26,7 +26,7 @@ def history_of(interpreter: Interpreter, entry: str) -> History:
         for n, r in enumerate(records)
         if r.thing is None or r.thing.ident in things
     ]
-    return History(events, sorted(things.values(), key=lambda t: t.id), entry, tuple(sorted(interpreter.limits)))
+    return History(events, sorted(things.values(), key=lambda t: t.id), entry, tuple(sorted(interpreter.limits)), dict(interpreter.option_values))
 
 
 def is_learning_rate(interpreter: Interpreter, record: Record) -> bool:

@@ -97,6 +97,8 @@ class State:
         self.entered: set[int] = set()
         self.limits: set[str] = set()
         self.opaque_slots: Slots = {}
+        self.option_defaults: dict[str, Any] = {}
+        self.option_values: dict[tuple, Any] = {}
         self.choices = 0
         self.steps = 0
         self.counter = 0
@@ -110,6 +112,7 @@ class State:
         self.place, self.records, self.things, self.promoted, self.calls, self.loops = [], [], [], {}, [], []
         self.assumed, self.assumptions = {}, []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
+        self.option_defaults, self.option_values = {}, {}
         self.steps = self.choices = 0
         self.file = file
         self.env = Env(file, None)

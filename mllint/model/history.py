@@ -204,7 +204,15 @@ def _apart(x: Frame, y: Frame) -> bool:
 class History:
     """An ordered list of events and the questions lifecycle rules ask of it. One entry point gives one History."""
 
-    def __init__(self, events: list[Event], things: list[Thing], entry: str = "", limits_hit: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        events: list[Event],
+        things: list[Thing],
+        entry: str = "",
+        limits_hit: tuple[str, ...] = (),
+        defaults: Mapping[tuple, Any] | None = None,
+    ) -> None:
+        self.defaults: Mapping[tuple, Any] = defaults or {}  # what an option is when nobody gives it, by the key of its value
         self.events_in_order = events
         self.all_things = things
         self.entry = entry
