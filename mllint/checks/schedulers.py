@@ -77,7 +77,7 @@ def discarded(history: History, scheduler: Thing) -> bool:
 @each(Thing, kind="scheduler")
 def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[Hit]:
     optimizer = partner(history, scheduler)
-    if optimizer is None or optimizer.managed is not None:
+    if optimizer is None or optimizer.managed is not None or scheduler.facts.get("before"):
         return
     for step in history.possible(scheduler, "step"):
         loop = innermost(step)

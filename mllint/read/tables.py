@@ -13,7 +13,7 @@ SECTIONS = ("aliases", "objects", "functions", "methods", "contexts", "bases", "
 KEYS: dict[str, frozenset[str]] = {
     "objects": frozenset((
         "kind", "parameters", "gives", "factory", "manages", "hands_over", "attributes", "runs",
-        "cadence", "argument", "horizon", "period", "children", "fractional", "advances", "warmup",
+        "cadence", "argument", "horizon", "period", "children", "fractional", "advances", "before", "warmup",
         "closure", "empty", "autograd", "whole", "clears", "half",
     )),
     "functions": frozenset((
