@@ -231,7 +231,7 @@ class Walk:
         kept = interpreter.things[things:]
         interpreter.entries.clear()
         for thing in kept:
-            thing.lost = thing.managed = None
+            thing.lost = None
         self.forget(interpreter, kept, made)
         self.call_methods(made, [*hooks, *public], row, rehearsal=False)
 

@@ -345,7 +345,7 @@ class Library(State):
         """Write the event a row names."""
         given = self.by_name(row.get("parameters", ()), args, keywords)
         if effect == "backward":
-            name = row.get("loss", row.get("parameters", ["0"])[0])
+            name = row.get("loss", (row.get("parameters") or ["0"])[0])
             loss = given.get(str(name), args[0] if args else ())
             value = self.held_value(loss, node)
             self.record("backward", None, node, {"loss": value}, via=receiver)
@@ -566,6 +566,8 @@ class Library(State):
             self.run_closure(receiver, given, node)
         if name == "step" and receiver.kind == "optimizer":
             self.run_hooks(receiver, "register_step_pre_hook", node)
+        if name == "backward" and "effect" not in row:
+            row = {**row, "effect": "backward"}
         if row.get("effect") in (None, "scale", "scaler-step"):
             self.record(name, receiver, node, arguments, sure=sure)
         if name == "step" and receiver.kind == "optimizer":
@@ -619,6 +621,8 @@ class Library(State):
             self.note_replaced(receiver, str(getattr(single(name_alts), "value", "")) if name_alts else "", value_alts, node)
         if row.get("returns") == "self":
             return one(receiver)
+        if "registers" in row:
+            return one(Bound(receiver, row["registers"]))
         if "configured" in row:
             return self.configured(receiver, row["configured"])
         if row.get("returns") == "arguments":
@@ -708,7 +712,9 @@ class Library(State):
         tags = frozenset(("params",)) if name in PARAMETERS else frozenset()
         if name in ("append", "extend", "insert"):
             return self.module_list(receiver, name, args, node)
-        if name not in MODULE_METHODS:
+        if name == "backward":
+            self.effect("backward", {}, receiver, args, keywords, node)
+        elif name not in MODULE_METHODS:
             self.record(name, receiver, node)
         return one(Opaque(("call", ("attr", receiver.key, name), 0), frozenset((receiver,)), tags, depth=3))
 

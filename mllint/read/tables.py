@@ -13,15 +13,15 @@ SECTIONS = ("aliases", "objects", "functions", "methods", "contexts", "bases", "
 KEYS: dict[str, frozenset[str]] = {
     "objects": frozenset((
         "kind", "parameters", "gives", "factory", "manages", "hands_over", "attributes", "runs",
-        "cadence", "argument", "horizon", "period", "children", "fractional", "advances", "before", "warmup",
-        "closure", "empty", "autograd", "whole", "clears", "half",
+        "cadence", "argument", "horizon", "period", "children", "advances", "before", "warmup",
+        "empty", "autograd", "whole", "clears", "half",
     )),
     "functions": frozenset((
-        "effect", "parameters", "loss", "unscales", "distributed", "returns", "gives", "manages", "calls", "arguments", "rank",
+        "effect", "parameters", "loss", "unscales", "returns", "gives", "manages", "calls", "arguments", "rank",
     )),
     "methods": frozenset((
-        "effect", "parameters", "loss", "unscales", "of", "hook", "around", "does", "to", "manages", "context", "replaces", "value",
-        "returns", "gives", "configured",
+        "effect", "parameters", "loss", "unscales", "of", "hook", "does", "to", "manages", "context", "replaces", "value",
+        "returns", "gives", "configured", "registers",
     )),
     "contexts": frozenset(("name", "parameters", "device", "gives")),
     "bases": frozenset(("kind", "row", "hooks", "per_batch", "per_epoch", "configures", "manual", "manages", "attributes")),
@@ -89,7 +89,7 @@ class Knowledge:
         if self._patterns is None:
             self._patterns = {}
             for place in ("objects", "functions", "bases", "harmless"):
-                starred = [n for n in getattr(self, place) if is_pattern(n)]
+                starred: list[str] = [n for n in getattr(self, place) if is_pattern(n)]
                 for row in sorted(starred, key=lambda n: (-n.index("*"), -len(n), n)):
                     key = (place, row.partition(".")[0])
                     self._patterns.setdefault(key, []).append((pattern_of(row), getattr(self, place)[row]))
@@ -145,6 +145,10 @@ def check_rows(section: str, rows: Any, origin: str) -> None:
         return
     if not isinstance(rows, (dict, type(None))):
         raise TableError(f"{where}: is a mapping of names to rows")
+    inner_names = [m for r in rows.values() if isinstance(r, dict) for m in r] if section == "methods" and rows else []
+    for name in (*(rows or ()), *inner_names):
+        if not isinstance(name, str):
+            raise TableError(f"{where}: row `{name}`: is no text; YAML reads on, off, yes, no and null as values, quote them")
     for name, row in (rows or {}).items():
         if section == "aliases":
             if not isinstance(row, str):
