@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -217,15 +218,17 @@ def _scan(options: Options) -> int:
     paths = options.paths or ["."]
     root, marked, config, pages = _project(options, paths)
     found = discover(paths, root, exclude=config.exclude, force_exclude=options.force_exclude, marked=marked)
-    outcome = scan(
-        found,
-        config,
-        pages,
-        select=_names(options.select),
-        ignore=_names(options.ignore) or (),
-        extend_select=_names(options.extend_select) or (),
-        tables=[beside(config, root, name) for name in config.tables],
-    )
+    with _shown_progress(len(found.files)) as advance:
+        outcome = scan(
+            found,
+            config,
+            pages,
+            select=_names(options.select),
+            ignore=_names(options.ignore) or (),
+            extend_select=_names(options.extend_select) or (),
+            tables=[beside(config, root, name) for name in config.tables],
+            advance=advance,
+        )
     report = outcome.report
 
     def help_of(name: str) -> str:
@@ -252,6 +255,15 @@ def _scan(options: Options) -> int:
         if options.paths and not options.force_exclude:
             status = 2
     return status
+
+
+def _shown_progress(files: int) -> Any:
+    """A bar on standard error where somebody watches it; elsewhere nothing is loaded for it."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from mllint.report.progress import progress
+
+    return progress(files, sys.stderr)
 
 
 def _written(output: str | None, write: Callable[[IO[str], bool], None]) -> None:

@@ -63,12 +63,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found. `selected` None means: everything."""
+    """What was found. `selected` None means: everything; `named` are the files that were named one by one."""
 
     root: str
     files: tuple[File, ...]
     selected: frozenset[str] | None
     problems: tuple[Problem, ...]
+    named: frozenset[str] = frozenset()
 
     @property
     def checked(self) -> int:
@@ -106,6 +107,7 @@ def discover(
         walk.left = MOST_ENTRIES_WITHOUT_ROOT
     walk.folder(walk.root, "", walk.ignores_above())
     selected: set[str] | None = set()
+    named: set[str] = set()
     for given, path in zip(paths, absolute, strict=True):
         if path == walk.root:
             selected = None
@@ -113,11 +115,12 @@ def discover(
         relative = _below(path, walk.root)
         if relative is None:
             raise ConfigError(f"{given} lies outside the project root {walk.root}; name another with --root")
-        chosen = walk.named(given, path, relative, force_exclude)
+        chosen = set(walk.named(given, path, relative, force_exclude))
+        named |= chosen & {relative}
         if selected is not None:
-            selected.update(chosen)
+            selected |= chosen
     files = tuple(File(path, kind) for path, kind in sorted(walk.found.items()))
-    return Discovery(walk.root, files, None if selected is None else frozenset(selected), tuple(walk.problems))
+    return Discovery(walk.root, files, None if selected is None else frozenset(selected), tuple(walk.problems), frozenset(named))
 
 
 def _below(path: str, root: str) -> str | None:

@@ -38,16 +38,16 @@ def scan(
     ignore: Sequence[str] = (),
     extend_select: Sequence[str] = (),
     tables: Sequence[str] = (),
+    advance: Callable[..., None] | None = None,
 ) -> Outcome:
-    """Look for every selected rule in the files that were found. `tables` are the paths of tables of the user's own."""
-    from pathlib import Path
-
+    """Look for every selected rule in the files that were found. `tables` are the paths of tables of the user's own;
+    `advance` is told of each file."""
     from mllint.flow.project import Project
     from mllint.read.tables import TableError
 
     rules = {name: page.rule for name, page in pages.items()}
     selection = Selection(config, rules, select, ignore, extend_select)
-    project = Project(discovery.root, list(discovery.files), discovery.selected, [Path(table) for table in tables])
+    project = Project(discovery.root, list(discovery.files), discovery.selected, tables, named=discovery.named, advance=advance)
     try:
         return _Run(project, discovery, selection, pages).outcome()
     except TableError as error:
@@ -97,7 +97,7 @@ class _Run:
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
         from mllint.model.history import History, Thing
 
-        histories = self._histories()
+        histories = self._histories([page.rule for page in wanted])
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
             wanted = [page for page in wanted if page.own]
@@ -114,11 +114,14 @@ class _Run:
                         if _meets(thing, function.conditions):
                             yield from self._ask(rule, function, (thing, history), thing.made_at.path)
 
-    def _histories(self) -> Sequence[Any]:
+    def _histories(self, rules: Sequence[Rule]) -> Sequence[Any]:
         from mllint.read.tables import TableError
 
         try:
-            return self.project.histories()
+            if self.project.own_tables:
+                # A table that is wrong is told even where nothing would have asked it.
+                _ = self.project.knowledge
+            return self.project.histories(rules)
         except TableError:
             raise
         except Exception as error:

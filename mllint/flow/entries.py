@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mllint.flow import gate
+from mllint.flow.gate import ACTING
 from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
@@ -35,100 +35,37 @@ from mllint.read.python import PythonFile
 DEEPEST_STACK = 12_000
 
 
-def histories(project: Project) -> list[History]:
-    """Interpret every entry of the project that can matter."""
-    interesting, starting = survey(project)
-    if not interesting:
-        return []
+def histories(project: Project, interesting: Iterable[str], starting: Iterable[str]) -> Iterator[History]:
+    """Interpret every entry in the files of interest: the programs that reach one, then what no program has used."""
     walk = Walk(project)
-    out: list[History] = []
     deep = sys.getrecursionlimit()
     sys.setrecursionlimit(max(deep, DEEPEST_STACK))
     try:
-        out.extend(every_entry(project, walk, interesting, starting))
+        for path in starting:
+            file = project.python_file(path)
+            project.advance(1, path)
+            if file is not None:
+                yield from walk.script(file)
+        for path in sorted(interesting):
+            file = project.python_file(path)
+            project.advance(1, path)
+            if file is not None and not file.is_notebook:
+                yield from walk.leftovers(file)
+            project.release(path)
     finally:
         sys.setrecursionlimit(deep)
-    return out
 
 
-def every_entry(project: Project, walk: Walk, interesting: set[str], starting: list[str]) -> Iterator[History]:
-    for path in starting:
-        file = project.python_file(path)
-        if file is not None:
-            yield from walk.script(file)
-    for path in sorted(interesting):
-        file = project.python_file(path)
-        if file is not None and not file.is_notebook:
-            yield from walk.leftovers(file)
-
-
-def survey(project: Project) -> tuple[set[str], list[str]]:
-    """(files of interest, files a program starts in that reach one), told from bytes alone."""
-    interesting: set[str] = set()
-    starting: set[str] = set()
-    imports: dict[str, list[str]] = {}
-    for path, kind in project.files.items():
-        if kind not in ("python", "notebook"):
-            continue
-        data = project.bytes_of(path)
-        if gate.of_interest(data):
-            interesting.add(path)
-        if kind == "notebook":
-            starting.add(path)
-            data = data.replace(b'\\n",', b"\n").replace(b'"from ', b"\nfrom ").replace(b'"import ', b"\nimport ")
-        elif gate.starts_program(data):
-            starting.add(path)
-        imports[path] = gate.imported(data)
-        if project.selected is None or path in project.selected:
-            if path in interesting:
-                project.python_file(path)
-            elif kind == "notebook" or not data:
-                project.python_file(path)
-    if project.selected is not None:
-        near = neighbourhood(project, imports, interesting)
-        interesting &= near
-        starting &= near
-    reach = reaching(project, imports, interesting)
-    return interesting, sorted(starting & reach)
-
-
-def resolve_all(project: Project, imports: dict[str, list[str]], path: str) -> Iterator[str]:
-    for name in imports.get(path, ()):
-        level = len(name) - len(name.lstrip("."))
-        module = project.absolute_from(path, name[level:] or None, level)
-        while module:
-            target = project.path_of_module(module)
-            if target is not None and target != path:
-                yield target
-            module = module.rpartition(".")[0]
-
-
-def reaching(project: Project, imports: dict[str, list[str]], targets: set[str]) -> set[str]:
-    """The files that import one of the targets, directly or not, and the targets."""
-    importers: dict[str, set[str]] = {}
-    for path in imports:
-        for target in resolve_all(project, imports, path):
-            importers.setdefault(target, set()).add(path)
-    found, fresh = set(targets), list(targets)
-    while fresh:
-        for importer in importers.get(fresh.pop(), ()):
-            if importer not in found:
-                found.add(importer)
-                fresh.append(importer)
+def acting(file: PythonFile) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The classes and functions of a module that do something the rules follow. Most are told from their bytes."""
+    lines = file.source.data.splitlines(keepends=True)
+    found = []
+    for node in file.tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            text = b"".join(lines[node.lineno - 1 : node.end_lineno])
+            if ACTING.search(text) and acts(node):
+                found.append(node)
     return found
-
-
-def neighbourhood(project: Project, imports: dict[str, list[str]], interesting: set[str]) -> set[str]:
-    """With some files named: those, what they import, and what imports them."""
-    assert project.selected is not None
-    near = reaching(project, imports, set(project.selected))
-    fresh = list(near)
-    while fresh:
-        for target in resolve_all(project, imports, fresh.pop()):
-            if target not in near:
-                near.add(target)
-                fresh.append(target)
-    return near
 
 
 class Walk:
@@ -186,17 +123,20 @@ class Walk:
 
     def leftovers(self, file: PythonFile) -> Iterator[History]:
         """Classes whose methods nobody called, then functions nobody called."""
+        nodes = acting(file)
+        if not nodes:
+            return
         self.interpreter.begin(file)
         module = self.interpreter.run_module(file)
-        for node in file.tree.body:
-            if isinstance(node, ast.ClassDef) and acts(node):
+        for node in nodes:
+            if isinstance(node, ast.ClassDef):
                 value = single(module.slots.get(node.name, ()))
                 if isinstance(value, ClassValue) and value.node is node and not self.used(value):
                     history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))  # type: ignore[misc]
                     if history is not None:
                         yield history
-        for node in file.tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and id(node) not in self.seen and acts(node):
+        for node in nodes:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and id(node) not in self.seen:
                 for value in values_of(module.slots.get(node.name, ())):
                     history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))  # type: ignore[misc]
                     if history is not None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mllint.flow.values import ClassValue, ModuleValue
+from mllint.flow.gate import ACTIVE, CALLED
 from mllint.model.finding import Problem
-from mllint.model.history import History
-from mllint.read.notebook import read_notebook
-from mllint.read.python import PythonFile, Unreadable, read_python
-from mllint.read.tables import Knowledge, read_tables
 
-#: Attributes whose use makes a class worth entering when its objects are called.
-ACTIVE = frozenset((
-    "backward", "zero_grad", "step", "clip_grad_norm_", "clip_grad_value_", "autocast", "GradScaler", "unscale_", "scale",
-))  # fmt: skip
+if TYPE_CHECKING:
+    from mllint.flow.values import ClassValue, ModuleValue
+    from mllint.model.history import History
+    from mllint.model.rule import Rule
+    from mllint.read.python import PythonFile
+    from mllint.read.tables import Knowledge
+
+#: `compile` gives the tree (ast.PyCF_ONLY_AST, which is not worth loading `ast` for).
+ONLY_TREE = 0x400
 
 
 class Project:
@@ -26,11 +27,13 @@ class Project:
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | os.PathLike[str],
         files: Iterable[Any],
         selected: frozenset[str] | None = None,
-        tables: Sequence[Path] = (),
+        tables: Sequence[str | os.PathLike[str]] = (),
         knowledge: Knowledge | None = None,
+        named: frozenset[str] = frozenset(),
+        advance: Callable[..., None] | None = None,
     ) -> None:
         self.root = os.fspath(root)
         self.files: dict[str, str] = {f.path: f.kind for f in files}
@@ -38,7 +41,9 @@ class Project:
         self.problems: list[Problem] = []
         self.modules: dict[str, ModuleValue] = {}
         self.varying: set[str] = set()
-        self.own_tables = tuple(tables)
+        self.own_tables = tuple(os.fspath(table) for table in tables)
+        self.named = named
+        self.advance: Callable[..., None] = advance or (lambda count=1, doing="", more=0: None)
         self._knowledge = knowledge
         self._read: dict[str, PythonFile | None] = {}
         self._bytes: dict[str, bytes] = {}
@@ -91,16 +96,36 @@ class Project:
         if problem not in self.problems:
             self.problems.append(problem)
 
+    def asked_about(self, path: str) -> bool:
+        """The user wants to know about this file."""
+        return self.selected is None or path in self.selected
+
+    def check(self, path: str, data: bytes | None = None) -> None:
+        """Say what is wrong with a file that is not followed; nothing of it is kept."""
+        content = self.bytes_of(path) if data is None else data
+        if self.files[path] == "python" and content.isascii():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    compile(content, path, "exec", ONLY_TREE, dont_inherit=True)
+                    return
+                except (SyntaxError, ValueError, MemoryError, RecursionError):
+                    pass  # read again below, for the words
+        if path not in self._read:
+            self.python_file(path, content)
+            self.release(path)
+
     def python_file(self, path: str, data: bytes | None = None) -> PythonFile | None:
         """The file's tree, read once; None (and a problem) when it cannot be read."""
         if path in self._read:
             return self._read[path]
-        kind = self.files.get(path)
+        from mllint.read import read_code
+        from mllint.read.source import Unreadable
+
         file: PythonFile | None = None
-        if kind in ("python", "notebook"):
+        if path in self.files:
             try:
-                content = self.bytes_of(path) if data is None else data
-                file = read_notebook(path, content) if kind == "notebook" else read_python(path, content)
+                file = read_code(path, self.bytes_of(path) if data is None else data)
                 for problem in file.problems:
                     self._problem(problem)
             except Unreadable as error:
@@ -110,16 +135,18 @@ class Project:
             self._note_varying(file.tree)
         return file
 
+    def release(self, path: str) -> None:
+        """Let go of a tree that nothing was made from: trees are most of what a scan holds in memory."""
+        if self._read.get(path) is not None and path not in self.modules and self.files[path] == "python":
+            del self._read[path]
+
     def _note_varying(self, tree: ast.Module) -> None:
         """Attributes that are counted up or set in more than one place: their value at one place says nothing about another."""
         seen: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                if node.attr in seen:
-                    self.varying.add(node.attr)
-                seen.add(node.attr)
-            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute):
-                self.varying.add(node.target.attr)
+        for target, counted in targets(tree):
+            if target.attr in seen or counted:
+                self.varying.add(target.attr)
+            seen.add(target.attr)
 
     # ---------------------------------------------------------------- modules
 
@@ -236,19 +263,62 @@ class Project:
     def knowledge(self) -> Knowledge:
         """The library tables, read when the first file of interest is met."""
         if self._knowledge is None:
-            from mllint.read.tables import shipped_tables
+            from pathlib import Path
 
-            self._knowledge = read_tables([*shipped_tables(), *self.own_tables])
+            from mllint.read.tables import read_tables, shipped_tables
+
+            self._knowledge = read_tables([*shipped_tables(), *map(Path, self.own_tables)])
         return self._knowledge
 
-    def histories(self) -> list[History]:
-        """One History for each entry of the project."""
+    def histories(self, rules: Iterable[Rule] | None = None) -> list[History]:
+        """One History for each entry of the project; none where no rule of those wanted can fire (None: whatever is wanted)."""
+        from mllint.flow.survey import survey
+
+        interesting, starting = survey(self, rules)
+        if not interesting:
+            return []
+        # The interpreter is most of mllint, and most files never need it.
         from mllint.flow.entries import histories
 
-        return histories(self)
+        self.advance(0, more=len(interesting) + len(starting))
+        return list(histories(self, interesting, starting))
 
 
 def acts(node: ast.AST) -> bool:
-    return any(
-        (isinstance(n, ast.Attribute) and n.attr in ACTIVE) or (isinstance(n, ast.Name) and n.id in ACTIVE) for n in ast.walk(node)
-    )
+    """The code does something the rules follow."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute):
+            if inner.attr in ACTIVE:
+                return True
+        elif isinstance(inner, ast.Name):
+            if inner.id in ACTIVE:
+                return True
+        elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CALLED:
+            return True
+    return False
+
+
+def targets(tree: ast.Module) -> Iterator[tuple[ast.Attribute, bool]]:
+    """The attributes statements assign, and whether it is by counting up."""
+    stack: list[Any] = [*tree.body]
+    while stack:
+        node = stack.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            more = node.__dict__.get(name)
+            if type(more) is list:
+                stack.extend(more)
+        given: list[Any] = []
+        if isinstance(node, ast.Assign):
+            given.extend(node.targets)
+        elif isinstance(node, (ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)):
+            given.append(node.target)
+        elif isinstance(node, (ast.With, ast.AsyncWith)):
+            given.extend(item.optional_vars for item in node.items)
+        while given:
+            target = given.pop()
+            if isinstance(target, ast.Attribute):
+                yield target, isinstance(node, ast.AugAssign)
+            elif isinstance(target, (ast.Tuple, ast.List)):
+                given.extend(target.elts)
+            elif isinstance(target, ast.Starred):
+                given.append(target.value)

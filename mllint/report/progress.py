@@ -13,21 +13,24 @@ PATIENCE = 0.7  # seconds without a bar; loading rich takes a third of one
 
 @contextmanager
 def progress(total: int, stream: IO[str], patience: float = PATIENCE) -> Iterator[Callable[..., None]]:
-    """Gives `advance(count=1, doing="")`. On a terminal a bar appears once the work has taken `patience` seconds, and goes again."""
+    """Gives `advance(count=1, doing="", more=0)`; `more` is work that has come up.
+
+    On a terminal a bar appears once the work has taken `patience` seconds, and goes again."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda count=1, doing="": None
+        yield lambda count=1, doing="", more=0: None
         return
     done, started, bar, task = 0, time.perf_counter(), None, None
 
-    def advance(count: int = 1, doing: str = "") -> None:
-        nonlocal done, bar, task
+    def advance(count: int = 1, doing: str = "", more: int = 0) -> None:
+        nonlocal done, total, bar, task
         done += count
+        total += more
         if bar is None and done < total and time.perf_counter() - started >= patience:
             bar = _bar(stream)
             task = bar.add_task("", total=total)
             bar.start()
         if bar is not None and task is not None:
-            bar.update(task, completed=done, description=doing)
+            bar.update(task, completed=done, total=total, description=doing)
 
     try:
         yield advance

@@ -1,0 +1,102 @@
+"""What a project's bytes tell before anything is interpreted: the files of interest, and the programs that reach one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from mllint.flow import gate
+
+if TYPE_CHECKING:
+    from mllint.flow.project import Project
+    from mllint.model.rule import Rule
+
+#: Bytes of Python in the files asked about up to which each of them is parsed, so that every syntax error is told: under half a
+#: second of work. In a larger scan only files of interest are parsed.
+MOST_PARSED = 8_000_000
+
+
+def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[str], list[str]]:
+    """(files of interest, files a program starts in that reach one). Both are empty where none of the rules can fire."""
+    words = gate.words(project.own_tables)
+    # Names of one's own stand for names of libraries, so that what a rule mentions says nothing any more.
+    rule_gate = None if rules is None or project.own_tables else gate.RuleGate(rules)
+    interesting: set[str] = set()
+    imports: dict[str, list[str]] = {}
+    size = 0
+    for path, kind in project.files.items():
+        project.advance(1, path)
+        data = project.bytes_of(path)
+        if rule_gate is not None and not rule_gate.open:
+            rule_gate.see(data)
+        if gate.of_interest(data, words):
+            interesting.add(path)
+        elif project.asked_about(path):
+            size += len(data)
+            # Notebooks and files named one by one are read whatever is in them.
+            if kind == "notebook" or path in project.named:
+                project.check(path, data)
+        imports[path] = gate.imported(as_code(data) if kind == "notebook" else data)
+    if size <= MOST_PARSED:
+        for path in project.files:
+            if path not in interesting and project.asked_about(path):
+                project.check(path)
+    if rule_gate is not None and not rule_gate.open:
+        for path in interesting:
+            if project.asked_about(path):
+                project.check(path)
+        return set(), []
+    near = None if project.selected is None else neighbourhood(project, imports)
+    if near is not None:
+        interesting &= near
+    reach = reaching(project, imports, interesting)
+    return interesting, sorted(path for path in reach if (near is None or path in near) and starts(project, path))
+
+
+def starts(project: Project, path: str) -> bool:
+    """The file is a program, not only a library."""
+    return project.files[path] == "notebook" or gate.starts_program(project.bytes_of(path))
+
+
+def as_code(data: bytes) -> bytes:
+    """The bytes of a notebook with its import statements at the start of lines."""
+    return data.replace(b'\\n",', b"\n").replace(b'"from ', b"\nfrom ").replace(b'"import ', b"\nimport ")
+
+
+def imported_files(project: Project, imports: dict[str, list[str]], path: str) -> Iterator[str]:
+    for name in imports.get(path, ()):
+        level = len(name) - len(name.lstrip("."))
+        module = project.absolute_from(path, name[level:] or None, level)
+        while module:
+            target = project.path_of_module(module)
+            if target is not None and target != path:
+                yield target
+            module = module.rpartition(".")[0]
+
+
+def reaching(project: Project, imports: dict[str, list[str]], targets: set[str]) -> set[str]:
+    """The files that import one of the targets, directly or not, and the targets."""
+    importers: dict[str, set[str]] = {}
+    for path in imports:
+        for target in imported_files(project, imports, path):
+            importers.setdefault(target, set()).add(path)
+    found, fresh = set(targets), list(targets)
+    while fresh:
+        for importer in importers.get(fresh.pop(), ()):
+            if importer not in found:
+                found.add(importer)
+                fresh.append(importer)
+    return found
+
+
+def neighbourhood(project: Project, imports: dict[str, list[str]]) -> set[str]:
+    """With some files named: those, what they import, and what imports them."""
+    assert project.selected is not None
+    near = reaching(project, imports, set(project.selected))
+    fresh = list(near)
+    while fresh:
+        for target in imported_files(project, imports, fresh.pop()):
+            if target not in near:
+                near.add(target)
+                fresh.append(target)
+    return near
