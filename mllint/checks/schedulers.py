@@ -26,7 +26,7 @@ from mllint.flow.questions import (
     within,
 )
 from mllint.model.finding import Hit
-from mllint.model.history import Event, Frame, History, Thing
+from mllint.model.history import Event, Frame, History, Thing, counted, idle, steady
 
 # ------------------------------------------------------------------ never stepped
 
@@ -41,7 +41,15 @@ def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]
     if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler):
         return
     steps = advances(history, scheduler)
-    if not steps:
+    other = instead(history, scheduler, optimizer) if not steps else None
+    if other is not None:
+        yield Hit(
+            scheduler.made_at,
+            f"{called(scheduler)} is never stepped, so the learning rate follows {called(other[0])} alone",
+            path((scheduler.made_at, "created here"), (other[0].made_at, "another schedule"), (other[1].span, "only this one is stepped")),
+            confidence="medium",
+        )
+    elif not steps:
         yield Hit(
             scheduler.made_at,
             f"{called(scheduler)} is never stepped, so the learning rate stays at its first value",
@@ -62,11 +70,22 @@ def advances(history: History, scheduler: Thing) -> list[Event]:
     return history.possible(scheduler, *scheduler.facts.get("advances", ("step",)))
 
 
+def instead(history: History, scheduler: Thing, optimizer: Thing | None) -> tuple[Thing, Event] | None:
+    """Another schedule of the same optimizer that is stepped, with its step."""
+    for other in history.things("scheduler"):
+        if other is not scheduler and optimizer is not None and partner(history, other) is optimizer and (moves := advances(history, other)):
+            return other, moves[0]
+    return None
+
+
 def discarded(history: History, scheduler: Thing) -> bool:
-    """A twin made at the same place is stepped although its optimizer is not: scheduler-on-replaced-optimizer says that."""
+    """A twin made at the same place is stepped: it has taken this one's place, on the same optimizer or on one that is not stepped.
+
+    The second is what scheduler-on-replaced-optimizer says.
+    """
     for twin in history.siblings(scheduler):
         own = partner(history, twin)
-        if history.events(twin, "step") and own is not None and not history.events(own, "step"):
+        if advances(history, twin) and own is not None and (own is partner(history, scheduler) or not history.events(own, "step")):
             return True
     return False
 
@@ -81,10 +100,10 @@ def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[H
         return
     for step in history.possible(scheduler, "step"):
         loop = innermost(step)
-        if loop is None or step.arguments or not every_turn(step, loop):
+        if loop is None or step.arguments:
             continue
         updates = [u for u in history.possible(optimizer, "step") if within(u, loop) and not history.exclusive(u, step)]
-        if not updates or updates[0].order < step.order:
+        if not updates or updates[0].order < step.order or not opens(step, updates[0], loop):
             continue
         yield Hit(
             step.span,
@@ -93,6 +112,19 @@ def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[H
             confidence=confidence(step, updates[0]) or (None if optimizer.lost is None else "medium"),
         )
         return
+
+
+def opens(step: Event, update: Event, loop: Frame) -> bool:
+    """The step happens in the first turn in which the optimizer is stepped: no condition of its own lets that turn pass."""
+    theirs = {(f.branch, f.polarity) for f in update.arms(loop)} | {(f.key, f.polarity) for f in update.arms(loop) if f.key}
+    return all(
+        steady(f) or idle(f) or (f.branch, f.polarity) in theirs or (f.key, f.polarity) in theirs or early(f) for f in step.arms(loop)
+    )
+
+
+def early(arm: Frame) -> bool:
+    """The arm is taken in the first turns: a counter is below a bound."""
+    return arm.polarity and arm.key[:1] in (("<",), ("<=",)) and counted(arm.key[1]) and not counted(arm.key[2])
 
 
 # ----------------------------------------------------------------------- cadence
@@ -345,8 +377,8 @@ def living(history: History, optimizer: Thing, step: Event) -> Event | None:
 
 
 def alive(history: History, optimizer: Thing, step: Event, update: Event) -> bool:
-    """The optimizer is stepped beside the schedule, by a call of its own."""
-    return any(shared_loop(u, step) is not None and u.span != update.span for u in history.possible(optimizer, "step"))
+    """The optimizer is stepped beside the schedule, by a call of its own or by the same call in another pass."""
+    return any(shared_loop(u, step) is not None and (u.sure or u.span != update.span) for u in history.possible(optimizer, "step"))
 
 
 # ----------------------------------------------------------------------- display

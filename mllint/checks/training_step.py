@@ -12,6 +12,7 @@ from mllint.flow.questions import (
     called,
     cleared,
     clears,
+    compared,
     confidence,
     gradients_of,
     infinite,
@@ -187,7 +188,10 @@ def clip_after_step(history: History) -> Iterator[Hit]:
 
 def nearest(history: History, clip: Event, events: Iterator[Event]) -> Event | None:
     """The next thing that happens to the clipped gradients: computed, cleared or used."""
+    entered = {f.span for f in clip.place if f.kind == "call"}
     for event in events:
+        if event.span in entered and event.action == "step":
+            continue  # the clip is a part of this very step, of an optimizer that overrides it
         if event.action == "backward":
             sources = event.arguments["loss"].sources
             of = clip.arguments["of"].sources
@@ -254,7 +258,7 @@ def several_passes(history: History, optimizer: Thing, backward: Event, step: Ev
     """The boundary, or the inner loop, that makes several backward passes of one step."""
     if within(step, loop):
         arm = boundary(step, loop)
-        if arm is None or same_arm(backward, arm):
+        if arm is None or same_arm(backward, arm) or asks_how_many(backward, loop, period(arm)):
             return None, None
         emptying = [e for e in history.lap(loop) if e.action in CLEARING and clears(history, e, optimizer) is not False]
         return (arm, None) if all(same_arm(e, arm) for e in emptying) else (None, None)
@@ -264,7 +268,14 @@ def several_passes(history: History, optimizer: Thing, backward: Event, step: Ev
     modules = {t.id for t in history.things("module")}
     if loop.over & modules or any(e.action in CLEARING and clears(history, e, optimizer) is not False for e in history.lap(loop)):
         return None, None
+    if any(e.thing is not None and e.thing.kind == "optimizer" and reaches(history, backward, e.thing) is not False for e in history.lap(loop) if e.action == "step"):
+        return None, None  # the inner loop trains something of its own
     return loop, None
+
+
+def asks_how_many(backward: Event, loop: Frame, number: tuple | None) -> bool:
+    """The pass stands in an arm that compares the number of passes: `if n > 1: loss = loss / n`, seen where there is only one."""
+    return number is not None and any(number in compared(arm.key) for arm in backward.arms(loop))
 
 
 # ---------------------------------------------------------------- parameters

@@ -45,7 +45,7 @@ OPERATORS: dict[type, str] = {
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
 #: Tags a value keeps through arithmetic and method calls.
-LASTING = frozenset(("lr", "sum", "half", "unknown", "params", "metric"))
+LASTING = frozenset(("lr", "sum", "weighted", "half", "unknown", "params", "metric"))
 
 
 def combined(values: list[Any]) -> tuple[frozenset[Instance], frozenset[str], frozenset[tuple], Instance | None]:
@@ -63,6 +63,15 @@ def combined(values: list[Any]) -> tuple[frozenset[Instance], frozenset[str], fr
         elif isinstance(value, Instance):
             sources |= {value}
     return sources, tags, divided, scaled
+
+
+def counts_samples(key: tuple) -> bool:
+    """The key is the size of a batch: `x.shape[0]`, `x.size(0)`, `len(x)`."""
+    if key[:1] == ("len",):
+        return True
+    if key[:1] in (("index",), ("call",)) and key[-1:] == (("const", 0),):
+        return isinstance(key[1], tuple) and key[1][:1] == ("attr",) and key[1][2] in ("shape", "size")
+    return False
 
 
 class Expressions(State):
@@ -469,6 +478,8 @@ class Expressions(State):
         if sign in "+-":  # a sum is divided by what all its terms are divided by
             terms = [v.divided for v in (a, b) if isinstance(v, Opaque) and v.sources]
             result.divided = frozenset.intersection(*terms) if terms else frozenset()
+            if sign == "+" and any(v.key[:1] == ("varies",) for v in (a, b)) and terms:
+                result.tags |= {"sum"}  # `loss += ...` in a loop, begun with a number
         if sign == "/" and (instances(a) or not isinstance(a, Const)):
             result.divided = result.divided | {b.key}
         elif sign == "*":
@@ -476,13 +487,15 @@ class Expressions(State):
                 inverse = self.inverse(factor)
                 if inverse is not None and not isinstance(other, Const):
                     result.divided = result.divided | {inverse}
+                if counts_samples(factor.key):
+                    result.tags |= {"weighted"}
         return one(result)
 
     def inverse(self: Interpreter, factor: Any) -> tuple | None:
-        """What a multiplication by this divides by: `loss * (1 / n)`, `loss * 0.25`."""
+        """What a multiplication by this divides by: `loss * (1 / n)`, `loss * 0.25`, `loss * (len(part) / len(batch))`."""
         if isinstance(factor, Const) and isinstance(factor.value, float) and 0 < factor.value < 1:
             return ("const", round(1 / factor.value, 6))
-        if isinstance(factor, Opaque) and factor.key[:1] == ("/",) and factor.key[1][:1] == ("const",):
+        if isinstance(factor, Opaque) and factor.key[:1] == ("/",) and not factor.sources:
             return factor.key[2]  # type: ignore[no-any-return]
         return None
 

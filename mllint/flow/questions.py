@@ -231,6 +231,11 @@ def _comparisons(key: Any) -> Iterator[tuple[Any, ...]]:
                 yield from _comparisons(part)
 
 
+def compared(key: Any) -> frozenset[tuple]:
+    """Everything the condition compares."""
+    return frozenset(side for comparison in _comparisons(key) for side in comparison[1:] if isinstance(side, tuple))
+
+
 def boundary(step: Event, loop: Frame) -> Frame | None:
     """The arm inside the loop that lets the step happen only every few turns."""
     return next((f for f in step.arms(loop) if counts(f)), None)

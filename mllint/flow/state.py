@@ -48,6 +48,10 @@ DEEPEST_CALL = 24
 #: Times one function is entered from one entry: enough for every call site of a helper in a script.
 MOST_ENTRIES = 24
 
+#: Alternatives of a slot that holds optimizers, schedulers or scalers: as many as a registry of schedules usually names.
+MOST_THINGS = 16
+NARROW = frozenset(("optimizer", "scheduler", "scaler"))
+
 Changes = dict[tuple[int, Any], tuple[Slots, Any, Alts]]
 
 
@@ -125,6 +129,9 @@ class State:
 
     # ------------------------------------------------------------------ heap
 
+    def lose(self, value: Any, node: ast.AST, seen: set[int] | None = None) -> None:
+        raise NotImplementedError
+
     def write(self, slots: Slots, key: Any, alts: Alts) -> None:
         """Set a slot, noting the old value for the arms of branches."""
         if len(alts) > MOST_ALTERNATIVES:
@@ -133,7 +140,16 @@ class State:
         slots[key] = alts
 
     def collapse(self, alts: Alts) -> Alts:
-        """Too many alternatives: one unknown that still knows its sources."""
+        """Too many alternatives: one unknown that still knows its sources; what else happens to followed objects is not seen.
+
+        A registry of schedules is no reason for that: objects that rules follow may be more.
+        """
+        things = [v for v, _ in alts if isinstance(v, Instance)]
+        if len(alts) <= MOST_THINGS and any(t.kind in NARROW for t in things):
+            return alts
+        for thing in things:
+            if thing.kind in NARROW or not thing.kind:
+                self.lose(thing, self.nowhere)
         sources = frozenset().union(*(instances(v) for v, _ in alts))
         return ((Opaque(("any", self.fresh()), sources, frozenset(("unknown",))), NO_GUARD),)
 
