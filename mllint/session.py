@@ -43,13 +43,21 @@ def scan(
     """Look for every selected rule in the files that were found. `tables` are the paths of tables of the user's own;
     `advance` is told of each file."""
     from mllint.flow.project import Project
-    from mllint.read.tables import TableError
 
     rules = {name: page.rule for name, page in pages.items()}
     selection = Selection(config, rules, select, ignore, extend_select)
     project = Project(discovery.root, list(discovery.files), discovery.selected, tables, named=discovery.named, advance=advance)
+    if tables:
+        _check_tables(project)
+    return _Run(project, discovery, selection, pages).outcome()
+
+
+def _check_tables(project: Any) -> None:
+    """A table that is wrong stops the run, even where nothing would have asked it."""
+    from mllint.read.tables import TableError
+
     try:
-        return _Run(project, discovery, selection, pages).outcome()
+        _ = project.knowledge
     except TableError as error:
         raise ConfigError(str(error)) from error
 
@@ -95,13 +103,15 @@ class _Run:
     # ------------------------------------------------------------ detectors
 
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
-        from mllint.model.history import History, Thing
-
         histories = self._histories([page.rule for page in wanted])
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
             wanted = [page for page in wanted if page.own]
         detectors = [(page.rule, function) for page in wanted if (function := self._detector(page)) is not None]
+        if not detectors:
+            return
+        from mllint.model.history import History, Thing
+
         for rule, function in detectors:
             if function.subject not in (History, Thing):
                 yield from self._ask(rule, function, (self.project,), None)
@@ -115,15 +125,8 @@ class _Run:
                             yield from self._ask(rule, function, (thing, history), thing.made_at.path)
 
     def _histories(self, rules: Sequence[Rule]) -> Sequence[Any]:
-        from mllint.read.tables import TableError
-
         try:
-            if self.project.own_tables:
-                # A table that is wrong is told even where nothing would have asked it.
-                _ = self.project.knowledge
             return self.project.histories(rules)
-        except TableError:
-            raise
         except Exception as error:
             self.problems.append(Problem("internal", f"the code could not be followed: {_said(error)}"))
             return ()
