@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import DEEPEST_CALL, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -196,6 +196,10 @@ class Calls(State):
             return self.not_entered(function, times, args, keywords, node)
         self.entries[ident] = times + 1
         self.entered.add(ident)
+        plain = not self.carries(args) and not self.carries(keywords.values())
+        if plain and ident in self.inert:
+            return self.summary(function, args, keywords, node)
+        steps, records = self.steps, len(self.records)
         env = Env(function.env.file, function.env)
         env.owner = owner or function.owner
         self.bind_parameters(function, env, args, keywords, node)
@@ -203,7 +207,41 @@ class Calls(State):
             return one(self.generator(function, env, node))
         if self.is_generator(function):
             return one(self.generator(function, env, node))
-        return self.run(function, env, node, None)
+        result = self.run(function, env, node, None)
+        if plain and self.steps - steps > LONG_WALK:
+            self.note_inert(function, result, records)
+        return result
+
+    def carries(self: Interpreter, given: Iterable[Alts]) -> bool:
+        """Something among the arguments could do what the rules follow: a followed object, an object of the project, a function."""
+        for alts in given:
+            for value, _ in alts:
+                if isinstance(value, (Function, Bound, Partial, Generator)):
+                    return True
+                for held in (value,) if isinstance(value, Instance) else self.inside(value) if isinstance(value, (Sequence, Mapping)) else ():
+                    if held.kind not in ("module", "criterion", "loader", "parameter"):
+                        return True
+        return False
+
+    def note_inert(self: Interpreter, function: Function, result: Alts, records: int) -> None:
+        """Remember a long walk that led to nothing but modules or unknown values."""
+        if any(r.thing is None or r.thing.kind not in ("module", "criterion", "parameter") for r in self.records[records:]):
+            return
+        values = values_of(result)
+        made = next((v for v in values if isinstance(v, Instance)), None)
+        if all(isinstance(v, Opaque) or (isinstance(v, Const) and v.value is None) or (isinstance(v, Instance) and v.kind == "module") for v in values):
+            self.inert[id(function.node)] = (function.node, made)
+
+    def summary(self: Interpreter, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
+        """What the function gave the last time, for another call: a new module of that class, or something unknown."""
+        made = self.inert[id(function.node)][1]
+        if made is None:
+            inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
+            return one(self.opaque(("call", function.key, self.fresh()), inputs))
+        instance = Instance(self.fresh(), self.span(node), made.kind, made.type, made.cls)
+        self.things.append(instance)
+        self.made(instance, node)
+        return one(instance)
 
     def recurs(self: Interpreter, function: Function) -> bool:
         return sum(c.function is not None and c.function.node is function.node for c in self.calls) > 1
@@ -362,7 +400,7 @@ class Calls(State):
                 instance.slots[name] = args[number]
             elif name in keywords:
                 instance.slots[name] = keywords[name]
-            elif default is None or isinstance(default, ast.Call):
+            elif default is None or isinstance(default, ast.Call) or "*" in keywords or "**" in keywords:
                 instance.slots[name] = one(Opaque(("attr", instance.key, name), depth=2))
         post = self.method_of(instance, "__post_init__")
         if post is not None:

@@ -324,6 +324,8 @@ class Expressions(State):
         for value, _ in base:
             if isinstance(value, Instance):
                 self.library_set(value, name, alts, node)
+                if value.lost is not None and not value.kind:
+                    self.lose_all([alts], node)
                 old = value.slots.get(name)
                 self.write(value.slots, name, alts if certain or old is None else join(old, alts))
             elif isinstance(value, ClassValue):

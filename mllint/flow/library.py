@@ -70,8 +70,8 @@ class Library(State):
 
     # ----------------------------------------------------------------- losing
 
-    def lose_all(self: Interpreter, many: list[Alts], node: ast.AST) -> None:
-        seen: set[int] = set()
+    def lose_all(self: Interpreter, many: list[Alts], node: ast.AST, seen: set[int] | None = None) -> None:
+        seen = set() if seen is None else seen
         for alts in many:
             for value, _ in alts:
                 self.lose(value, node, seen)
@@ -83,8 +83,9 @@ class Library(State):
             return
         seen.add(id(value))
         if isinstance(value, Instance):
-            if value.lost is None:
-                value.lost = self.span(node)
+            if value.lost is not None:
+                return  # what it is given later is lost when it is given
+            value.lost = self.span(node)
             if value.cls is not None and (not value.kind or value.kind in ("scheduler", "optimizer")):
                 for alts in list(value.slots.values()):
                     for inner, _ in alts:
@@ -119,10 +120,11 @@ class Library(State):
         function = value.function if isinstance(value, Bound) else value
         if not isinstance(function, Function) or self.entries.get(id(function.node), 0) > 1:
             return
-        before = len(self.records)
-        self.call_value(value, [], {}, node)
-        for record in self.records[before:]:  # when and how often is up to the caller
-            if record.thing is not None and record.thing.kind in ("scheduler", "optimizer", "scaler") and record.action != "make":
+        before, made = len(self.records), self.counter
+        result = self.call_value(value, [], {}, node)
+        self.lose_all([result], node, seen)
+        for record in self.records[before:]:  # when and how often is up to the caller; what the function makes for itself it uses itself
+            if record.thing is not None and record.thing.kind in ("scheduler", "optimizer", "scaler") and record.thing.ident <= made:
                 record.thing.lost = record.thing.lost or self.span(node)
 
     # -------------------------------------------------------------- externals
@@ -165,10 +167,12 @@ class Library(State):
             dtype = single(given.get("dtype", ()))
             enabled = self.switch(given.get("enabled"))
             facts = {"dtype": self.dtype_of(dtype), "enabled": enabled, "device": row.get("device") or self.text_of_constant(given.get("device_type"))}
-            if "enabled" in given and enabled is None:
+            if "enabled" in given:
                 facts["enabled_key"] = self.joint_key(given["enabled"])
-            if dtype is None and facts["device"] == "cuda" and "dtype" not in given:
+            if dtype is None and facts["device"] in ("cuda", "mps") and "dtype" not in given:
                 facts["dtype"] = "float16"
+            elif "dtype" not in given and facts["device"] is None and given.get("device_type"):
+                facts["dtype"], facts["dtype_where"] = "float16", "cuda"  # what it is on the device people train on
         elif row["name"] == "set_grad_enabled":
             facts = {"enabled": self.switch(given.get("mode"))}
         sources = frozenset().union(*(instances(v) for a in args for v, _ in a))

@@ -52,6 +52,9 @@ MOST_ENTRIES = 24
 MOST_THINGS = 16
 NARROW = frozenset(("optimizer", "scheduler", "scaler"))
 
+#: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
+LONG_WALK = 120
+
 Changes = dict[tuple[int, Any], tuple[Slots, Any, Alts]]
 
 
@@ -110,6 +113,7 @@ class State:
         self.env: Env = None  # type: ignore[assignment]
         self.call: Call | None = None
         self.spans: dict[int, tuple[ast.AST, Span]] = {}
+        self.inert: dict[int, tuple[ast.AST, Instance | None]] = {}
 
     def begin(self, file: PythonFile) -> None:
         """Start another entry: what the last one noted is gone, objects and modules stay numbered on."""
