@@ -12,6 +12,7 @@ from mllint.flow.questions import (
     called,
     confidence,
     counts,
+    driven,
     every_turn,
     factors,
     in_training,
@@ -35,7 +36,7 @@ from mllint.model.history import Event, Frame, History, Thing, counted, idle, st
 def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]:
     if parent(history, scheduler) is not scheduler or scheduler.lost is not None or scheduler.managed is not None:
         return
-    optimizer = partner(history, scheduler)
+    optimizer = driven(history, scheduler)
     trained = in_training(history, optimizer)
     made = history.made(scheduler)
     if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler):
@@ -73,7 +74,7 @@ def advances(history: History, scheduler: Thing) -> list[Event]:
 def instead(history: History, scheduler: Thing, optimizer: Thing | None) -> tuple[Thing, Event] | None:
     """Another schedule of the same optimizer that is stepped, with its step."""
     for other in history.things("scheduler"):
-        if other is not scheduler and optimizer is not None and partner(history, other) is optimizer and (moves := advances(history, other)):
+        if other is not scheduler and optimizer is not None and driven(history, other) is optimizer and (moves := advances(history, other)):
             return other, moves[0]
     return None
 
@@ -95,7 +96,7 @@ def discarded(history: History, scheduler: Thing) -> bool:
 
 @each(Thing, kind="scheduler")
 def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[Hit]:
-    optimizer = partner(history, scheduler)
+    optimizer = driven(history, scheduler)
     if optimizer is None or optimizer.managed is not None or scheduler.facts.get("before"):
         return
     for step in history.possible(scheduler, "step"):
@@ -133,7 +134,7 @@ def early(arm: Frame) -> bool:
 @each(Thing, kind="scheduler")
 def scheduler_wrong_cadence(scheduler: Thing, history: History) -> Iterator[Hit]:
     driver = parent(history, scheduler)
-    optimizer = partner(history, driver) or partner(history, scheduler)
+    optimizer = driven(history, driver) or driven(history, scheduler)
     if optimizer is None or (driver is not scheduler and told_elsewhere(history, scheduler, driver, optimizer)):
         return
     for step in history.possible(driver, "step"):
@@ -152,6 +153,24 @@ def scheduler_wrong_cadence(scheduler: Thing, history: History) -> Iterator[Hit]
                 confidence=sureness or confidence(step, updates[0]),
             )
             return
+    yield from stepped_after_all(history, scheduler, driver, optimizer)
+
+
+def stepped_after_all(history: History, scheduler: Thing, driver: Thing, optimizer: Thing) -> Iterator[Hit]:
+    """A schedule counted in epochs whose only step stands behind the loop over them."""
+    steps = history.possible(driver, "step")
+    updates = [u for u in history.possible(optimizer, "step") if u.turns()]
+    if len(steps) != 1 or not updates or steps[0].arguments or any(shared_loop(steps[0], u) or u.order > steps[0].order for u in updates):
+        return
+    around = updates[0].turns()
+    loop = next((f for key in horizon(scheduler) for f in around if counted_in_epochs(history, key, around[-1], [f])), None)
+    if loop is not None:
+        yield Hit(
+            steps[0].span,
+            f"{called(scheduler)} is counted in epochs and stepped once behind all of them, so the learning rate never follows it",
+            path((scheduler.made_at, "counted in epochs here"), (loop.span, "the epochs"), (steps[0].span, "stepped once, after them")),
+            confidence=confidence(steps[0], updates[0]),
+        )
 
 
 def told_elsewhere(history: History, child: Thing, driver: Thing, optimizer: Thing) -> bool:
@@ -242,7 +261,7 @@ def worth(key: tuple) -> float | None:
 @each(Thing, kind="scheduler")
 def horizon_ignores_accumulation(scheduler: Thing, history: History) -> Iterator[Hit]:
     driver = parent(history, scheduler)
-    optimizer = partner(history, driver) or partner(history, scheduler)
+    optimizer = driven(history, driver) or driven(history, scheduler)
     if optimizer is None:
         return
     for step in history.possible(driver, "step"):

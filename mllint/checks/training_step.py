@@ -229,21 +229,22 @@ def surely_about(history: History, clip: Event, optimizer: Thing) -> bool:
 
 @each(Thing, kind="optimizer")
 def accumulation_not_scaled(optimizer: Thing, history: History) -> Iterator[Hit]:
+    told: list[Event] = []
     for step in history.possible(optimizer, "step"):
         for backward in pending(history, step, optimizer):
             loop = innermost(backward)
             if loop is None or not plain_mean(history, backward, step) or not surely_reaches(history, backward, optimizer):
                 continue
             where, sureness = several_passes(history, optimizer, backward, step, loop)
-            if where is None or period(where) == ("const", 1):
+            if where is None or period(where) == ("const", 1) or not all(history.exclusive(backward, e) for e in told):
                 continue
+            told.append(backward)
             yield Hit(
                 backward.span,
                 f"{loss_of(history, backward)} is added up over several backward passes and never divided by their number",
                 path((where.span, "repeated here"), (backward.span, "one pass of several"), (step.span, "one step for all of them")),
                 confidence=sureness or confidence(backward, step),
             )
-            return
 
 
 def plain_mean(history: History, backward: Event, step: Event) -> bool:
@@ -275,7 +276,7 @@ def several_passes(history: History, optimizer: Thing, backward: Event, step: Ev
 
 def asks_how_many(backward: Event, loop: Frame, number: tuple | None) -> bool:
     """The pass stands in an arm that compares the number of passes: `if n > 1: loss = loss / n`, seen where there is only one."""
-    return number is not None and any(number in compared(arm.key) for arm in backward.arms(loop))
+    return any(("const", 1) in (sides := compared(arm.key)) or number in sides for arm in backward.arms(loop))
 
 
 # ---------------------------------------------------------------- parameters

@@ -477,6 +477,10 @@ class Library(State):
         """An attribute is set: parts of modules are replaced; what a framework's class takes is out of sight."""
         if instance.kind == "module" and instance.ready:
             self.note_replaced(instance, name, alts, node)
+        if instance.kind == "parameter" and name == "grad":
+            new = single(alts)
+            action = "grad-cleared" if isinstance(new, Const) and new.value is None else "grad-written"
+            self.record(action, None, node, {"of": self.held_value(one(instance), node)})
         if instance.kind == "optimizer" and name == "param_groups":
             self.record("add_param_group", instance, node)
         if instance.cls is None or instance.kind == "module":
@@ -805,6 +809,8 @@ class Library(State):
         if gradient(base_key):
             self.note_gradient(base, name, node)
         inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
+        if name == "get" and inputs and isinstance(inputs[0], Const) and isinstance(inputs[0].value, str) and not value.sources:
+            return one(Opaque(("index", base_key, inputs[0].key), depth=value.depth))  # `config.get("epochs", 9)` is `config["epochs"]`
         followed = [v for v in inputs if isinstance(v, Instance) and v.kind in FOLLOWED or isinstance(v, (Function, Bound, Partial))]
         if followed or any(isinstance(v, Instance) and v.cls is not None for v in inputs) or any(isinstance(v, (Sequence, Mapping)) for v in inputs):
             if "unknown" in value.tags or not value.sources:

@@ -185,6 +185,15 @@ def partner(history: History, thing: Thing, kind: str = "optimizer") -> Thing | 
     return found[0] if len(found) == 1 else None
 
 
+def driven(history: History, scheduler: Thing) -> Thing | None:
+    """The optimizer the schedule moves; where it is one of several (SGD or Adam, by an option), the first of those."""
+    given = scheduler.arguments.get("optimizer", UNKNOWN)
+    if given.key[:1] not in (("either",), ("any",)):
+        return partner(history, scheduler)
+    found = [t for i in scheduler.partners if (t := history.thing(i)) is not None and t.kind == "optimizer" and i in given.sources]
+    return next((t for t in found if history.events(t, "step")), found[0] if found else None)
+
+
 def parent(history: History, scheduler: Thing) -> Thing:
     """The schedule that steps this one (a SequentialLR), or itself."""
     for other in history.things("scheduler"):
