@@ -151,6 +151,8 @@ def still_scaled(history: History, clip: Event) -> Event | None:
             if history.implied(event, clip):
                 return None
         elif event.action == "backward" and about(history, event, clip):
+            if event.arguments["loss"].scaled_by is None and event.via is None and not history.implied(event, clip):
+                continue  # the clip also happens without this pass
             if event.arguments["loss"].scaled_by is None or not history.together(event, clip):
                 return None
             return None if any(history.implied(u, event, clip) for u in unscales) else event
@@ -183,8 +185,7 @@ def rescaled(history: History, clip: Event, scaler: Thing, backward: Event) -> b
 
 def shared_call(a: Event, b: Event) -> bool:
     """Both stand in the same call of a function of the project."""
-    calls = [[f for f in e.place if f.kind == "call"] for e in (a, b)]
-    return bool(calls[0]) and calls[0] == calls[1]
+    return bool(calls_around(a)) and calls_around(a) == calls_around(b)
 
 
 def stepped_after(history: History, scaler: Thing, clip: Event) -> bool:
@@ -251,8 +252,10 @@ def optimizers_of(event: Event) -> frozenset[int]:
 
 def repeated(history: History, scaler: Thing, first: Event, second: Event) -> bool:
     """Both unscale one optimizer, in one pass, with no update between."""
-    if not optimizers_of(first) & optimizers_of(second) or innermost(first) != innermost(second) or not (first.sure and second.sure):
+    if not optimizers_of(first) or innermost(first) != innermost(second) or not (first.sure and second.sure):
         return False
+    if first.arguments["optimizer"].key != second.arguments["optimizer"].key:
+        return False  # two optimizers that came out of one object
     if history.exclusive(first, second) or not (history.implied(first, second) or history.implied(second, first)):
         return False
     return not any(first.order < u.order < second.order for u in history.events(scaler, "update"))
@@ -261,10 +264,14 @@ def repeated(history: History, scaler: Thing, first: Event, second: Event) -> bo
 # -------------------------------------------------------------------- autocast
 
 
-def region(event: Event) -> Frame | None:
-    """The autocast region around the event that decides, unless it is switched off."""
+def region(event: Event, way: Event | None = None) -> Frame | None:
+    """The autocast region around the event that decides, unless it is switched off: always, or on the way of another event."""
     frame = event.inside("autocast")
-    return None if frame is None or frame.facts.get("enabled") is False else frame
+    if frame is None or frame.facts.get("enabled") is False:
+        return None
+    key = frame.facts.get("enabled_key")
+    arms = (*event.arms(), *(way.arms() if way is not None else ()))
+    return None if key is not None and any(f.key == key and not f.polarity for f in arms) else frame
 
 
 @each(History)
@@ -292,8 +299,8 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
     for backward in backwards(history):
         if not unscaled(backward) or any(t.kind in ("accelerator", "engine") for t in history.all_things):
             continue
-        forward = next((f for f in forwards(history, backward) if in_half(f)), None)
-        frame = region(forward) if forward is not None else None
+        forward = next((f for f in forwards(history, backward) if in_half(f, backward)), None)
+        frame = region(forward, backward) if forward is not None else None
         step = used_by(history, backward)
         if frame is None or frame in said or step is None or rewritten(history, backward, step) or multiplied(backward):
             continue
@@ -304,7 +311,7 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
             backward.span,
             f"{loss_of(history, backward)}, computed under float16 autocast, goes backward unscaled, so small gradients become zero",
             path((frame.span, "float16 autocast"), (backward.span, "no scaler scales this loss"), (step.span, "its gradients are used")),
-            confidence=confidence(forward, backward) or (None if frame.facts.get("enabled") else "medium"),
+            confidence=confidence(forward, backward) or (None if frame.facts.get("enabled") and "dtype_where" not in frame.facts else "medium"),
         )
 
 
@@ -317,8 +324,8 @@ def forwards(history: History, backward: Event) -> Iterator[Event]:
     yield from reversed([e for e in found if loop is None or within(e, loop)] or found)
 
 
-def in_half(forward: Event) -> bool:
-    frame = region(forward)
+def in_half(forward: Event, backward: Event) -> bool:
+    frame = region(forward, backward)
     return frame is not None and frame.facts.get("dtype") == "float16" and not without_gradients(forward)
 
 
@@ -352,7 +359,7 @@ def scaler_without_autocast(history: History) -> Iterator[Hit]:
         if scaler is None or scaler.id in said or off(scaler) or not loss.sources or halved(history, loss.sources):
             continue
         calls = list(forwards(history, backward))
-        if not calls or any(maybe_cast(history, c, backward) for c in calls) or casts_between(history, backward):
+        if not calls or any(maybe_cast(c) for c in calls) or casts_between(history, calls[0], backward):
             continue
         said.add(scaler.id)
         yield Hit(
@@ -382,20 +389,28 @@ def casts(event: Event) -> bool:
     return any("half" in v.tags or "dtype" in n for n, v in event.arguments.items()) or any(True for _ in dtypes)
 
 
-def maybe_cast(history: History, call: Event, backward: Event) -> bool:
+def maybe_cast(call: Event) -> bool:
     """The call runs, or may run, under autocast: in a region, or in a context that is not known."""
     return any(f.kind == "with" and (f.name in ("autocast", "") and f.facts.get("enabled") is not False) for f in call.place)
 
 
-def casts_between(history: History, backward: Event) -> bool:
-    """A region was entered on the way to this loss: in the module's own forward, in a function called for the loss."""
+def casts_between(history: History, call: Event, backward: Event) -> bool:
+    """A region was entered on the way to this loss: in the module's own forward, in a function called for the loss.
+
+    A region beside the call that was seen in the same turn holds something else.
+    """
     loop = innermost(backward)
+    beside = loop is None or within(call, loop)
     for event in history.earlier(backward):
         if event.order > backward.order or event.action == "backward" or (loop is not None and not within(event, loop)):
             return False
-        if region(event) is not None and not without_gradients(event):
+        if region(event) is not None and not without_gradients(event) and not (beside and calls_around(event) == calls_around(backward)):
             return True
     return False
+
+
+def calls_around(event: Event) -> list[Frame]:
+    return [f for f in event.place if f.kind == "call"]
 
 
 # ------------------------------------------------------------------ checkpoints
