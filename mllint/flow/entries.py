@@ -6,6 +6,7 @@ Each entry is interpreted by itself and gives one History. What an earlier entry
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from mllint.flow.gate import ACTING
 from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
+from mllint.flow.relevance import Relevance
 from mllint.flow.values import (
     Alts,
     Bound,
@@ -37,7 +39,7 @@ DEEPEST_STACK = 12_000
 
 def histories(project: Project, interesting: Iterable[str], starting: Iterable[str]) -> Iterator[History]:
     """Interpret every entry in the files of interest: the programs that reach one, then what no program has used."""
-    walk = Walk(project)
+    walk = Walk(project, known_trees(project, interesting, starting))
     deep = sys.getrecursionlimit()
     sys.setrecursionlimit(max(deep, DEEPEST_STACK))
     try:
@@ -56,24 +58,55 @@ def histories(project: Project, interesting: Iterable[str], starting: Iterable[s
         sys.setrecursionlimit(deep)
 
 
+#: Up to so many files of Python all of them are asked which names lead to something; beyond, only those of interest and the programs.
+MOST_ASKED = 400
+
+
+def known_trees(project: Project, interesting: Iterable[str], starting: Iterable[str]) -> list[ast.Module]:
+    """The trees that tell which names lead to something the rules follow."""
+    paths = {*interesting, *starting}
+    if len(project.files) <= MOST_ASKED:
+        paths |= {path for path, kind in project.files.items() if kind == "python"}
+    files = [project.python_file(path) for path in sorted(paths)]
+    return [file.tree for file in files if file is not None]
+
+
 def acting(file: PythonFile) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """The classes and functions of a module that do something the rules follow. Most are told from their bytes."""
+    """The classes and functions of a module that do something the rules follow, callers first. Most are told from their bytes."""
     lines = file.source.data.splitlines(keepends=True)
-    found = []
+    found: list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = []
+    rest: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+    texts: dict[str, bytes] = {}
     for node in file.tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = b"".join(lines[node.lineno - 1 : node.end_lineno])
+            texts[node.name] = text = b"".join(lines[node.lineno - 1 : node.end_lineno])
             if ACTING.search(text) and acts(node):
                 found.append(node)
-    return found
+            elif not isinstance(node, ast.ClassDef):
+                rest.append(node)
+    return by_calls(found, rest, texts) if found and file.tree.body else found
+
+
+def by_calls(
+    found: list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef],
+    rest: list[ast.FunctionDef | ast.AsyncFunctionDef],
+    texts: dict[str, bytes],
+) -> list[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions that only call those that act join them, and what another of them calls is left for later."""
+    acting = "|".join(re.escape(n.name) for n in found).encode()
+    calling = re.compile(rb"\b(?:" + acting + rb")\s*\(")
+    found = found + [n for n in rest if calling.search(texts[n.name])]
+    names = re.compile(rb"\b(" + "|".join(re.escape(n.name) for n in found).encode() + rb")\s*\(")
+    called = {name for n in found for name in names.findall(texts[n.name]) if name != n.name.encode()}
+    return sorted(found, key=lambda n: n.name.encode() in called)
 
 
 class Walk:
     """The interpreter and what the entries so far have walked."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, trees: list[ast.Module]) -> None:
         self.project = project
-        self.interpreter = Interpreter(project, project.knowledge)
+        self.interpreter = Interpreter(project, project.knowledge, Relevance(trees, project.knowledge))
         self.seen: set[int] = set()
         self.instantiated: set[int] = set()
 
@@ -135,8 +168,7 @@ class Walk:
                     history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))  # type: ignore[misc]
                     if history is not None:
                         yield history
-        for node in nodes:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and id(node) not in self.seen:
+            elif id(node) not in self.seen:
                 for value in values_of(module.slots.get(node.name, ())):
                     history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))  # type: ignore[misc]
                     if history is not None:
