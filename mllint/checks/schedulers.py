@@ -190,7 +190,7 @@ def mismatch(history: History, scheduler: Thing, step: Event, update: Event, loo
         if not inner and outer and every_turn_of(step, update, loop):
             if counted_in_epochs(history, key, loop, outer):
                 return "epochs", None
-            if small_beside(key, outer[-1]) and not scheduler.facts.get("warmup"):
+            if small_beside(history, key, outer[-1]) and not scheduler.facts.get("warmup"):
                 return "epochs", "medium"
     return None
 
@@ -239,20 +239,23 @@ def counted_in_epochs(history: History, key: tuple, loop: Frame, outer: list[Fra
     return False
 
 
-def small_beside(key: tuple, epochs: Frame) -> bool:
+def small_beside(history: History, key: tuple, epochs: Frame) -> bool:
     """A literal of at most the number of epochs: `step_size=30` in a run of 90."""
     last = key[-1] if key[:1] in (("list",), ("tuple",)) and len(key) > 1 else key
-    size, bound = number(last), None if epochs.size is None else worth(epochs.size.key)
+    size, bound = worth(history, last), None if epochs.size is None else worth(history, epochs.size.key)
     return size is not None and bound is not None and 1 < size <= bound
 
 
-def worth(key: tuple) -> float | None:
-    """The number of a constant, or the default of an option that carries one."""
-    if key[:1] == ("option",) and len(key) > 2:
-        return number(key[2]) if isinstance(key[2], tuple) else None
+def worth(history: History, key: tuple) -> float | None:
+    """The number a key stands for: a constant, or an option with what it is when nobody gives it."""
     top, bottom = factors(key)
-    found = number(next(iter(top))) if len(top) == 1 and not bottom else None
-    return found if found is not None or len(top) != 1 or next(iter(top)) == key else worth(next(iter(top)))
+    found = 1.0
+    for factor in top:
+        value = number(factor) if factor[:1] == ("const",) else history.defaults.get(factor)
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return None
+        found *= value ** top[factor]
+    return None if bottom else found
 
 
 # ------------------------------------------------------------------ accumulation

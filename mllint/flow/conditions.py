@@ -38,6 +38,8 @@ GENERAL_CLASSES = frozenset(("torch.nn.Module", "torch.optim.Optimizer", "torch.
 class Conditions(State):
     """Evaluation of tests; mixed into the Interpreter."""
 
+    compared: tuple[Alts, Alts] = ((), ())  # the two sides of the comparison last looked at
+
     def truth_of(self: Interpreter, value: Any) -> bool | None:
         if isinstance(value, Const):
             return None if value.soft is not None else bool(value.value)
@@ -137,6 +139,7 @@ class Conditions(State):
     def comparison(self: Interpreter, node: ast.Compare) -> Condition:
         sign = COMPARISONS[type(node.ops[0])]
         left, right = self.held(self.evaluate(node.left)), self.held(self.evaluate(node.comparators[0]))
+        self.compared = (left, right)
         text = self.project.text_of(self.file, node)
         positive = sign not in OPPOSITE
         sign = OPPOSITE.get(sign, sign)

@@ -545,7 +545,8 @@ class Expressions(State):
         condition = self.condition(node)
         if condition.verdict is not None:
             return one(Const(condition.verdict))
-        return one(Opaque(("test", condition.facts[0])))
+        outputs = any(instances(v) and not isinstance(v, Instance) for side in self.compared for v in values_of(side))
+        return one(Opaque(("test", condition.facts[0]), tags=frozenset(("metric",)) if outputs else frozenset()))
 
     def boolean(self: Interpreter, node: ast.BoolOp) -> Alts:
         """`a or b` gives one of its operands: a default, or a factory's None replaced."""

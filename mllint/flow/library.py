@@ -57,7 +57,7 @@ DATA = frozenset(("param_groups", "state", "defaults", "last_epoch", "base_lrs",
 MODULE_METHODS = frozenset((
     "parameters", "named_parameters", "modules", "named_modules", "children", "named_children", "buffers", "named_buffers", "state_dict",
     "load_state_dict", "register_buffer", "register_forward_hook", "register_full_backward_hook", "get_submodule", "get_parameter",
-    "forward", "extra_repr", "to_empty",
+    "forward", "extra_repr", "to_empty", "append", "extend", "insert",
 ))  # fmt: skip
 #: What reaches the parameters of a module.
 PARAMETERS = frozenset(("parameters", "named_parameters", "modules", "named_modules", "children", "named_children", "state_dict"))
