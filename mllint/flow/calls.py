@@ -199,6 +199,9 @@ class Calls(State):
         plain = not self.carries(args) and not self.carries(keywords.values())
         if plain and ident in self.inert:
             return self.summary(function, args, keywords, node)
+        if not self.relevance.matters(function.node) and (plain or function.owner is not None and not self.carries(args[1:])):
+            inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
+            return one(self.opaque(("call", function.key, self.fresh()), inputs))
         steps, records = self.steps, len(self.records)
         env = Env(function.env.file, function.env)
         env.owner = owner or function.owner
@@ -324,6 +327,7 @@ class Calls(State):
         with_default = dict(zip([a.arg for a in positional[len(positional) - len(spec.defaults) :]], spec.defaults, strict=True))
         with_default.update({a.arg: d for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is not None})
         kept = (self.env, self.file)
+        unasked, self.unasked = self.unasked, False
         for parameter in (*positional, *spec.kwonlyargs):
             name = parameter.arg
             if name in slots:
@@ -331,8 +335,11 @@ class Calls(State):
             default = with_default.get(name)
             self.env, self.file = function.env, function.env.file
             value = self.evaluate(default) if default is not None else self.annotated_value(function, parameter)
-            if isinstance(default, ast.Constant) and type(default.value) in (int, float):  # a number somebody may pass
-                value = one(Const(default.value, ("default", id(function.node), name)))
+            if isinstance(default, ast.Constant):
+                if default.value is None and unasked:
+                    value = join(value, self.annotated_value(function, parameter))
+                elif type(default.value) in (int, float) or unasked:  # a number somebody may pass
+                    value = one(Const(default.value, ("default", id(function.node), name)))
             self.env, self.file = kept
             if star is not None and parameter in positional:
                 value = join(value, star) if default is not None else star

@@ -182,6 +182,7 @@ class Walk:
         return any(id(m) in self.seen for m in self.methods(cls) if m.name != "__init__")
 
     def use_function(self, value: Any) -> None:
+        self.interpreter.unasked = True
         result = self.interpreter.call_value(value, [], {}, value.node if isinstance(value, Function) else self.interpreter.nowhere)
         self.interpreter.lose_all([result], self.interpreter.nowhere)
 
@@ -189,6 +190,7 @@ class Walk:
         """Make an object and call its methods twice: first so that every attribute is set, then for the record."""
         interpreter = self.interpreter
         row = interpreter.class_row(cls) or {}
+        interpreter.unasked = True
         made = single(interpreter.instantiate(cls, [], {}, cls.node))
         assert isinstance(made, Instance)
         hooks = [h for h in row.get("hooks", ()) if interpreter.class_attribute_exists(cls, h)]
@@ -237,6 +239,7 @@ class Walk:
             elif name in row.get("per_batch", ()):
                 interpreter.place.append(Frame("loop", span, ("loop", "epochs"), "framework"))
                 interpreter.place.append(Frame("loop", span, ("loop", "batches"), "framework"))
+            interpreter.unasked = True
             result: Alts = interpreter.call_value(bound, [], {}, bound.function.node)
             del interpreter.place[place:]
             if name == row.get("configures"):

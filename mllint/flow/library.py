@@ -61,6 +61,8 @@ MODULE_METHODS = frozenset((
 ))  # fmt: skip
 #: What reaches the parameters of a module.
 PARAMETERS = frozenset(("parameters", "named_parameters", "modules", "named_modules", "children", "named_children", "state_dict"))
+#: Beginnings of keys of values that came from code nobody has seen.
+UNSEEN = frozenset(("parameter", "attr", "index", "item", "part", "name", "missing", "call"))
 #: Methods that take a tensor out of the graph.
 CUTS = frozenset(("item", "detach", "tolist", "numpy"))
 
@@ -798,6 +800,8 @@ class Library(State):
         if name in ("zero_", "detach_") and base_key[0] == "attr" and base_key[2] == "grad":
             self.record("grad-cleared", None, node, {"of": self.value(one(base))})
             return one(base)
+        if name == "scale" and base_key[0] in UNSEEN and not base.sources and len(args) == 1 and any(instances(v) for v in values_of(args[0])):
+            return self.call_library_method(self.promote(base, "scaler", self.receiver_node(node)), name, args, keywords, node)
         if name in CUTS:
             tags = value.tags & frozenset(("lr", "metric")) | {"detached"} | ({"metric"} if value.sources else frozenset())
             return one(Opaque(("call", value.key), frozenset(), tags, depth=value.depth + 1))
@@ -830,6 +834,11 @@ class Library(State):
         if name in ("mul", "mul_") and inputs and (inverse := self.inverse(inputs[0])) is not None:
             result.divided |= {inverse}
         return one(result)
+
+    @staticmethod
+    def receiver_node(node: ast.AST) -> ast.AST:
+        """What stands before the dot of a call."""
+        return node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else node
 
     def module_list(self: Interpreter, receiver: Instance, name: str, args: list[Alts], node: ast.AST) -> Alts:
         """`layers.append(nn.Linear(...))` on a ModuleList or Sequential."""

@@ -32,6 +32,7 @@ from mllint.model.history import Frame, Value
 
 if TYPE_CHECKING:
     from mllint.flow.project import Project
+    from mllint.flow.relevance import Relevance
     from mllint.read.python import PythonFile
     from mllint.read.tables import Knowledge
 
@@ -88,9 +89,10 @@ class Condition:
 class State:
     """The running state of one entry and the operations on it."""
 
-    def __init__(self, project: Project, knowledge: Knowledge) -> None:
+    def __init__(self, project: Project, knowledge: Knowledge, relevance: Relevance) -> None:
         self.project = project
         self.knowledge = knowledge
+        self.relevance = relevance
         self.journal: list[tuple[Slots, Any, Any]] = []
         self.place: list[Frame] = []
         self.assumed: dict[tuple, bool] = {}
@@ -118,6 +120,7 @@ class State:
     def begin(self, file: PythonFile) -> None:
         """Start another entry: what the last one noted is gone, objects and modules stay numbered on."""
         self.place, self.records, self.things, self.promoted, self.calls, self.loops = [], [], [], {}, [], []
+        self.unasked = False  # the call that comes is ours: nobody in the program makes it, so that defaults are no facts
         self.assumed, self.assumptions = {}, []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values = {}, {}

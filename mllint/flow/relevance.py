@@ -1,0 +1,90 @@
+"""Which functions can matter: those that do something the rules follow, or call by name something that does.
+
+Most of a program is model code, data code and plumbing. Walking it again for every entry is what would make a scan slow, so a long
+function that cannot lead to anything the rules follow is not entered when it is given nothing that could.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from mllint.flow.gate import ACTIVE, CALLED
+from mllint.read.tables import Knowledge
+
+#: Kinds whose constructors make a function worth entering.
+MADE = frozenset(("optimizer", "scheduler", "scaler", "accelerator", "engine"))
+#: A function of so few statements is entered whatever it does: sizes and settings come from such helpers.
+SHORT = 25
+
+
+class Relevance:
+    """The names that lead to something, by the trees known; asked about one function at a time."""
+
+    def __init__(self, trees: Iterable[ast.Module], knowledge: Knowledge) -> None:
+        self.names = set(ACTIVE) | set(CALLED) | {"optim", "lr_scheduler"}
+        for name, row in knowledge.objects.items():
+            if row.get("kind") in MADE:
+                self.names.add(name.rpartition(".")[2])
+        self.names -= {"*"}
+        self._known: dict[int, tuple[ast.AST, bool]] = {}
+        self._spread(trees)
+
+    def _spread(self, trees: Iterable[ast.Module]) -> None:
+        """Add the names of all functions and classes that use a name that leads to something, until nothing is added."""
+        users: dict[str, set[str]] = {}
+        fresh: list[str] = []
+        for tree in trees:
+            for name, used in definitions(tree.body):
+                if used & self.names and name not in self.names:
+                    fresh.append(name)
+                for other in used:
+                    users.setdefault(other, set()).add(name)
+        while fresh:
+            name = fresh.pop()
+            if name not in self.names:
+                self.names.add(name)
+                fresh.extend(users.get(name, ()))
+
+    def matters(self, node: ast.AST) -> bool:
+        """The function may lead to something the rules follow, or is short."""
+        known = self._known.get(id(node))
+        if known is None:
+            known = self._known[id(node)] = (node, length(node) <= SHORT or not self.names.isdisjoint(used_in(node)))
+        return known[1]
+
+
+def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:
+    """(name, names used inside) of every function and class; a class stands for its methods' making, each method for itself."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name, used_in(node)
+        elif isinstance(node, ast.ClassDef):
+            yield node.name, used_in(node)
+            yield from definitions(node.body)
+        elif isinstance(node, (ast.If, ast.Try)):
+            yield from definitions(node.body)
+            yield from definitions(node.orelse)
+
+
+def used_in(node: ast.AST) -> set[str]:
+    """Every name and attribute read inside."""
+    names: set[str] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Attribute):
+            names.add(inner.attr)
+        elif isinstance(inner, ast.Name):
+            names.add(inner.id)
+    return names
+
+
+def length(node: ast.AST) -> int:
+    """How many statements a function has, those inside its blocks included."""
+    count = 0
+    stack: list[ast.AST] = list(getattr(node, "body", ())) if not isinstance(node, ast.Lambda) else []
+    while stack:
+        inner = stack.pop()
+        count += 1
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            stack.extend(getattr(inner, field, ()))
+    return count
