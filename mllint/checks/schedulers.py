@@ -39,7 +39,7 @@ def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]
     optimizer = driven(history, scheduler)
     trained = in_training(history, optimizer)
     made = history.made(scheduler)
-    if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler):
+    if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler) or not goes_on(trained):
         return
     steps = advances(history, scheduler)
     other = instead(history, scheduler, optimizer) if not steps else None
@@ -64,6 +64,11 @@ def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]
             path((scheduler.made_at, "created here"), (trained.span, "every process trains"), (steps[0].span, "stepped on one of them")),
             confidence="medium",
         )
+
+
+def goes_on(trained: Event) -> bool:
+    """The step is repeated, by a loop or by whoever calls the method: a single step needs no schedule."""
+    return bool(trained.turns()) or any(f.key[:1] == ("entry",) for f in trained.place)
 
 
 def advances(history: History, scheduler: Thing) -> list[Event]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mllint.flow.state import Condition, State
 from mllint.flow.values import (
     Alts,
+    Bound,
     ClassValue,
     Const,
     External,
@@ -47,6 +48,8 @@ class Conditions(State):
             return None if value.length is None else value.length > 0
         if isinstance(value, (Mapping, Opaque, Generator)):
             return None
+        if isinstance(value, Bound) and isinstance(value.function, str):
+            return None  # an attribute of a library object, of which nobody said that it is a method
         if isinstance(value, Instance) and value.kind in ("", "loader") and value.cls is not None:
             return None if self.class_attribute(value.cls, value, "__len__") or self.class_attribute(value.cls, value, "__bool__") else True
         return True

@@ -152,10 +152,12 @@ def cleared(history: History, event: Event) -> frozenset[int] | None:
 
 
 def left_over(history: History, own: frozenset[int], emptied: frozenset[int]) -> bool | None:
-    """Nothing of `own` is left; None when only containers are, whose own parameters nobody has seen."""
+    """Nothing of `own` is left; None when only containers are, whose own parameters nobody has seen, or modules of unknown origin."""
     rest = own - emptied
     if not rest or own & emptied == own:
         return True
+    if all((t := history.thing(i)) is not None and not t.type for i in rest):
+        return None  # modules nobody saw being made may be parts of those that are emptied
     return None if all(len(parts(history, {i})) > 1 and parts(history, {i}) & emptied for i in rest) else False
 
 
