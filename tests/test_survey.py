@@ -84,6 +84,7 @@ def test_names_in_tables_of_ones_own_are_of_interest(tmp_path):
 @pytest.mark.parametrize("named", [True, False])
 def test_large_scans_parse_files_of_interest_and_files_that_are_named(tmp_path, monkeypatch, named):
     monkeypatch.setattr(survey, "MOST_PARSED", 0)
+    monkeypatch.setattr("mllint.flow.entries.MOST_ASKED", 0)
     (tmp_path / "plain.py").write_text("x = (\n")
     (tmp_path / "train.py").write_text("loss.backward(\n")
     files = [File("plain.py", "python"), File("train.py", "python")]
