@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import NORMAL, Condition, State
+from mllint.flow.state import NARROW, NORMAL, Condition, State
 from mllint.flow.values import (
     NO_GUARD,
     Alts,
@@ -88,10 +88,11 @@ class Library(State):
             if value.lost is not None:
                 return  # what it is given later is lost when it is given
             value.lost = self.span(node)
-            if value.cls is not None and (not value.kind or value.kind in ("scheduler", "optimizer")):
+            if value.cls is not None and value.kind in ("", "scheduler", "optimizer", "module"):
                 for alts in list(value.slots.values()):
                     for inner, _ in alts:
-                        self.lose(inner, node, seen)
+                        if value.kind != "module" or getattr(inner, "kind", "") in NARROW:  # a trainer that is a module as well
+                            self.lose(inner, node, seen)
         elif isinstance(value, Opaque):
             thing = self.promoted.get(value.key)
             if thing is not None:
