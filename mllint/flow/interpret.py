@@ -436,8 +436,8 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
                     contexts.append(value)
                 elif isinstance(value, External):
                     marks.append(MARKS.get(value.name, value.name))
-                elif isinstance(value, Function) and not self.relevance.matters(value.node):
-                    continue  # a long decorator that does nothing the rules follow: the function stays what it is
+                elif isinstance(value, Function) and not self.relevance.leads(value.node):
+                    continue  # a decorator that does nothing the rules follow: the function stays what it is
                 elif isinstance(value, (Function, ClassValue)) or getattr(value, "function", None) is not None:
                     function.contexts = tuple(contexts)
                     wrapped = self.call_value(value, [result], {}, decorator)
@@ -553,6 +553,8 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
                     continue
                 if isinstance(item, (Const, Opaque)):
                     return False
+                if isinstance(item, Sequence) and all(isinstance(v, Opaque) for e in item.elements() for v in values_of(e)):
+                    return False  # batches
         return True
 
     def iteration(self, value: Any) -> tuple[Alts, Alts, frozenset[Instance]]:

@@ -14,6 +14,8 @@ from mllint.read.tables import Knowledge
 
 #: Kinds whose constructors make a function worth entering.
 MADE = frozenset(("optimizer", "scheduler", "scaler", "accelerator", "engine"))
+#: Methods of Python's own containers: a project's method of that name is not what most calls mean.
+EVERYDAY = frozenset(dir(dict)) | frozenset(dir(list)) | frozenset(dir(set)) | frozenset(dir(str))
 #: A function of so few statements is entered whatever it does: sizes and settings come from such helpers.
 SHORT = 25
 
@@ -22,12 +24,13 @@ class Relevance:
     """The names that lead to something, by the trees known; asked about one function at a time."""
 
     def __init__(self, trees: Iterable[ast.Module], knowledge: Knowledge) -> None:
-        self.names = set(ACTIVE) | set(CALLED) | {"optim", "lr_scheduler"}
+        self.names = set(ACTIVE) | {"optim", "lr_scheduler", "no_grad", "inference_mode", "set_grad_enabled"} | {called(name) for name in CALLED}
         for name, row in knowledge.objects.items():
             if row.get("kind") in MADE:
                 self.names.add(name.rpartition(".")[2])
-        self.names -= {"*"}
+        self.names = {name for name in self.names if "*" not in name}
         self._known: dict[int, tuple[ast.AST, bool]] = {}
+        self._short: dict[int, tuple[ast.AST, bool]] = {}
         self._spread(trees)
 
     def _spread(self, trees: Iterable[ast.Module]) -> None:
@@ -36,9 +39,11 @@ class Relevance:
         fresh: list[str] = []
         for tree in trees:
             for name, used in definitions(tree.body):
+                if name.startswith("__") or name in EVERYDAY:
+                    continue  # every class, every container has those: they say nothing about who is meant
                 if used & self.names and name not in self.names:
                     fresh.append(name)
-                for other in used:
+                for other in used - CALLED:
                     users.setdefault(other, set()).add(name)
         while fresh:
             name = fresh.pop()
@@ -46,12 +51,19 @@ class Relevance:
                 self.names.add(name)
                 fresh.extend(users.get(name, ()))
 
-    def matters(self, node: ast.AST) -> bool:
-        """The function may lead to something the rules follow, or is short."""
+    def leads(self, node: ast.AST) -> bool:
+        """The function may lead to something the rules follow."""
         known = self._known.get(id(node))
         if known is None:
-            known = self._known[id(node)] = (node, length(node) <= SHORT or not self.names.isdisjoint(used_in(node)))
+            known = self._known[id(node)] = (node, not self.names.isdisjoint(used_in(node)))
         return known[1]
+
+    def matters(self, node: ast.AST) -> bool:
+        """The function may lead to something the rules follow, or is short."""
+        known = self._short.get(id(node))
+        if known is None:
+            known = self._short[id(node)] = (node, length(node) <= SHORT)
+        return known[1] or self.leads(node)
 
 
 def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:
@@ -67,12 +79,19 @@ def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:
             yield from definitions(node.orelse)
 
 
+def called(name: str) -> str:
+    """How a name counts that is common as an attribute and means something only where it is called."""
+    return name + "()"
+
+
 def used_in(node: ast.AST) -> set[str]:
     """Every name and attribute read inside."""
     names: set[str] = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Attribute):
             names.add(inner.attr)
+        elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CALLED:
+            names.add(called(inner.func.attr))
         elif isinstance(inner, ast.Name):
             names.add(inner.id)
     return names
