@@ -311,8 +311,13 @@ def fp16_without_scaler(history: History) -> Iterator[Hit]:
             backward.span,
             f"{loss_of(history, backward)}, computed under float16 autocast, goes backward unscaled, so small gradients become zero",
             path((frame.span, "float16 autocast"), (backward.span, "no scaler scales this loss"), (step.span, "its gradients are used")),
-            confidence=confidence(forward, backward) or (None if frame.facts.get("enabled") and "dtype_where" not in frame.facts else "medium"),
+            confidence=confidence(forward, backward) or certainty(frame),
         )
+
+
+def certainty(frame: Frame) -> str | None:
+    """Medium where the region may be off, or is of this dtype on one kind of device only."""
+    return None if frame.facts.get("enabled") and "dtype_where" not in frame.facts else "medium"
 
 
 def forwards(history: History, backward: Event) -> Iterator[Event]:
