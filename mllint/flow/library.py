@@ -75,8 +75,16 @@ class Library(State):
     def lose_all(self: Interpreter, many: list[Alts], node: ast.AST, seen: set[int] | None = None) -> None:
         seen = set() if seen is None else seen
         for alts in many:
-            for value, _ in alts:
-                self.lose(value, node, seen)
+            choice = self.fresh() if sum(isinstance(v, (Function, Bound)) for v, _ in alts) > 1 else 0
+            for value, guard in alts:
+                if choice and isinstance(value, (Function, Bound)):  # one of several functions is what the unseen code calls
+                    condition = Condition(None, (tuple(guard) or ((("one of", choice, value.key), True),), ()))
+                    _, changes, facts = self.arm(
+                        node, -self.fresh(), condition, True, lambda value=value: self.lose(value, node, seen) or NORMAL, "choice"  # type: ignore[misc, func-returns-value]
+                    )  # fmt: skip
+                    self.merge(changes, {}, facts)
+                else:
+                    self.lose(value, node, seen)
 
     def lose(self: Interpreter, value: Any, node: ast.AST, seen: set[int] | None = None) -> None:
         """The value goes to code that cannot be seen: it and all that is reached from it may be used there."""
@@ -260,9 +268,9 @@ class Library(State):
         span, place = self.span(node), len(self.place)
         self.place.append(Frame("loop", span, ("loop", "epochs", span), "framework"))
         self.place.append(Frame("loop", span, ("loop", "batches", span), "framework"))
-        for value in values_of(alts):
-            if isinstance(value, (Function, Bound, Partial)):
-                self.call_value(value, [], {}, node)
+        run = tuple(a for a in alts if isinstance(a[0], (Function, Bound, Partial)))
+        if run:
+            self.call_alternatives(run, [], {}, node)
         del self.place[place:]
 
     def made(self: Interpreter, instance: Instance, node: ast.AST) -> None:
