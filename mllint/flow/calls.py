@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import COSTLY, DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -192,6 +192,10 @@ class Calls(State):
         """Enter a function of the project: again for each call site, so that every object keeps its own path."""
         ident = id(function.node)
         times = self.entries.get(ident, 0)
+        if self.costs.get(ident, 0) > COSTLY and times > 1:
+            inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
+            self.lose_all([a for a in (*args, *keywords.values()) if function.owner is None or a is not args[0]], node)
+            return one(self.opaque(("call", function.key, self.fresh()), inputs, frozenset(("unknown",))))
         if len(self.calls) >= DEEPEST_CALL or times >= MOST_ENTRIES or self.recurs(function):
             return self.not_entered(function, times, args, keywords, node)
         self.entries[ident] = times + 1
@@ -211,6 +215,7 @@ class Calls(State):
         if self.is_generator(function):
             return one(self.generator(function, env, node))
         result = self.run(function, env, node, None)
+        self.costs[ident] = self.costs.get(ident, 0) + self.steps - steps
         if plain and self.steps - steps > LONG_WALK:
             self.note_inert(function, result, records)
         return result

@@ -438,6 +438,8 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
                     marks.append(MARKS.get(value.name, value.name))
                 elif isinstance(value, Function) and not self.relevance.leads(value.node):
                     continue  # a decorator that does nothing the rules follow: the function stays what it is
+                elif isinstance(value, Opaque) and any(i.kind == "engine" for i in value.sources):
+                    self.called_back(function, decorator, set())  # a handler of an engine, which calls it
                 elif isinstance(value, (Function, ClassValue)) or getattr(value, "function", None) is not None:
                     function.contexts = tuple(contexts)
                     wrapped = self.call_value(value, [result], {}, decorator)

@@ -293,6 +293,9 @@ def acts(node: ast.AST) -> bool:
         elif isinstance(inner, ast.Name):
             if inner.id in ACTIVE:
                 return True
+        elif isinstance(inner, ast.FunctionDef):
+            if inner.name in ACTIVE:
+                return True
         elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CALLED:
             return True
     return False

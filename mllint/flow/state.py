@@ -53,6 +53,8 @@ MOST_ENTRIES = 24
 MOST_THINGS = 16
 NARROW = frozenset(("optimizer", "scheduler", "scaler"))
 
+#: Statements one function may cost from one entry before it is not entered again: four or five times a long training loop.
+COSTLY = 10_000
 #: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
 LONG_WALK = 120
 
@@ -103,6 +105,7 @@ class State:
         self.calls: list[Call] = []
         self.loops: list[Loop] = []
         self.entries: dict[int, int] = {}
+        self.costs: dict[int, int] = {}
         self.entered: set[int] = set()
         self.limits: set[str] = set()
         self.opaque_slots: Slots = {}
@@ -123,7 +126,7 @@ class State:
         self.unasked = False  # the call that comes is ours: nobody in the program makes it, so that defaults are no facts
         self.assumed, self.assumptions = {}, []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
-        self.option_defaults, self.option_values = {}, {}
+        self.option_defaults, self.option_values, self.costs = {}, {}, {}
         self.steps = self.choices = 0
         self.file = file
         self.env = Env(file, None)
