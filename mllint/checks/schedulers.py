@@ -39,7 +39,16 @@ def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]
     optimizer = driven(history, scheduler)
     trained = in_training(history, optimizer)
     made = history.made(scheduler)
-    if trained is None or made is None or history.exclusive(made, trained) or discarded(history, scheduler) or not goes_on(trained):
+    if made is None or discarded(history, scheduler):
+        return
+    if trained is None and optimizer is not None and optimizer.managed is not None and not advances(history, scheduler):
+        yield Hit(
+            scheduler.made_at,
+            f"{called(scheduler)} is never stepped: the framework is given {called(optimizer)} alone",
+            path((scheduler.made_at, "created here"), (optimizer.managed, "the framework takes the optimizer, and not the schedule")),
+            confidence=confidence(made),
+        )
+    if trained is None or history.exclusive(made, trained) or not goes_on(trained):
         return
     steps = advances(history, scheduler)
     other = instead(history, scheduler, optimizer) if not steps else None
