@@ -111,6 +111,7 @@ class State:
         self.opaque_slots: Slots = {}
         self.option_defaults: dict[str, Any] = {}
         self.option_values: dict[tuple, Any] = {}
+        self.stacked: dict[tuple, list[Frame]] = {}
         self.choices = 0
         self.steps = 0
         self.counter = 0
@@ -182,10 +183,7 @@ class State:
     def merge(self, a: Changes, b: Changes, facts_a: Guard = NO_GUARD, facts_b: Guard = NO_GUARD) -> None:
         """Continue with the state after either arm."""
         for where, (slots, key, value) in a.items():
-            if where in b:
-                other = b[where][2]
-            else:
-                other = slots.get(key, ())
+            other = b[where][2] if where in b else slots.get(key, ())
             if value is other:
                 self.write(slots, key, value)
             else:
@@ -232,7 +230,9 @@ class State:
 
     # ------------------------------------------------------------------ arms
 
-    def arm(self, node: ast.AST, branch: int, condition: Condition, side: bool, body: Callable[[], int], name: str = "") -> tuple[int, Changes, Guard]:
+    def arm(
+        self, node: ast.AST, branch: int, condition: Condition, side: bool, body: Callable[[], int], name: str = ""
+    ) -> tuple[int, Changes, Guard]:
         """Run one arm of a branch; its changes are collected and undone. Returns how it ended, what it changed and its facts."""
         mark, place, assumed = len(self.journal), len(self.place), len(self.assumptions)
         facts = self.enter_side(node, branch, condition, side, name)

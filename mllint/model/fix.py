@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from mllint.model.finding import Span
@@ -19,7 +19,7 @@ class Replace:
     text: str
 
 
-Edit = Union[Replace]
+Edit: TypeAlias = Replace
 
 
 @dataclass(frozen=True, slots=True)
