@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.state import NARROW, NORMAL, Condition, State
@@ -75,16 +76,18 @@ class Library(State):
     def lose_all(self: Interpreter, many: list[Alts], node: ast.AST, seen: set[int] | None = None) -> None:
         seen = set() if seen is None else seen
         for alts in many:
-            choice = self.fresh() if sum(isinstance(v, (Function, Bound)) for v, _ in alts) > 1 else 0
-            for value, guard in alts:
-                if choice and isinstance(value, (Function, Bound)):  # one of several functions is what the unseen code calls
-                    condition = Condition(None, (tuple(guard) or ((("one of", choice, value.key), True),), ()))
-                    _, changes, facts = self.arm(
-                        node, -self.fresh(), condition, True, lambda value=value: self.lose(value, node, seen) or NORMAL, "choice"  # type: ignore[misc, func-returns-value]
-                    )  # fmt: skip
-                    self.merge(changes, {}, facts)
-                else:
-                    self.lose(value, node, seen)
+            self.apart(alts, node, lambda value: self.lose(value, node, seen))
+
+    def apart(self: Interpreter, alts: Alts, node: ast.AST, do: Callable[[Any], None]) -> None:
+        """Do it to each alternative; one of several functions is what the unseen code calls, so each has an arm of its own."""
+        choice = self.fresh() if sum(isinstance(v, (Function, Bound)) for v, _ in alts) > 1 else 0
+        for value, guard in alts:
+            if not choice or not isinstance(value, (Function, Bound)):
+                do(value)
+                continue
+            condition = Condition(None, (tuple(guard) or ((("one of", choice, value.key), True),), ()))
+            _, changes, facts = self.arm(node, -self.fresh(), condition, True, lambda value=value: do(value) or NORMAL, "choice")  # type: ignore[misc, func-returns-value]
+            self.merge(changes, {}, facts)
 
     def lose(self: Interpreter, value: Any, node: ast.AST, seen: set[int] | None = None) -> None:
         """The value goes to code that cannot be seen: it and all that is reached from it may be used there."""
@@ -338,9 +341,8 @@ class Library(State):
     def follow_callbacks(self: Interpreter, many: list[Alts], node: ast.AST) -> None:
         """A harmless function may still call what it is given."""
         for alts in many:
-            for value, _ in alts:
-                if isinstance(value, Function) or (isinstance(value, Bound) and isinstance(value.function, Function)):
-                    self.called_back(value, node, set())
+            called = tuple(a for a in alts if isinstance(a[0], Function) or (isinstance(a[0], Bound) and isinstance(a[0].function, Function)))
+            self.apart(called, node, lambda value: self.called_back(value, node, set()))
 
     def call_through(self: Interpreter, row: dict[str, Any], args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
         """A launcher: it calls the function it is given, with these arguments."""
