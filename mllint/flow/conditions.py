@@ -36,6 +36,28 @@ OPPOSITE = {"!=": "==", "is not": "is", "not in": "in", ">=": "<", ">": "<="}
 GENERAL_CLASSES = frozenset(("torch.nn.Module", "torch.optim.Optimizer", "torch.optim.lr_scheduler.LRScheduler"))
 
 
+def pattern_test(subject: ast.expr, pattern: ast.pattern) -> ast.expr | bool | None:
+    """The test a case makes, as the expression an `if` would have; True when it always holds, None when no expression says it."""
+    test: ast.expr
+    if isinstance(pattern, ast.MatchAs):
+        return True if pattern.pattern is None else pattern_test(subject, pattern.pattern)
+    if isinstance(pattern, ast.MatchValue):
+        test = ast.Compare(subject, [ast.Eq()], [pattern.value])
+    elif isinstance(pattern, ast.MatchSingleton):
+        test = ast.Compare(subject, [ast.Is()], [ast.copy_location(ast.Constant(pattern.value), pattern)])
+    elif isinstance(pattern, ast.MatchClass) and not pattern.patterns and not pattern.kwd_patterns:
+        name = ast.copy_location(ast.Name("isinstance", ast.Load()), pattern)
+        test = ast.Call(name, [subject, pattern.cls], [])
+    elif isinstance(pattern, ast.MatchOr):
+        tests = [pattern_test(subject, p) for p in pattern.patterns]
+        if None in tests or True in tests:
+            return True if True in tests else None
+        test = ast.BoolOp(ast.Or(), [t for t in tests if isinstance(t, ast.expr)])
+    else:
+        return None
+    return ast.copy_location(test, pattern)
+
+
 class Conditions(State):
     """Evaluation of tests; mixed into the Interpreter."""
 
@@ -139,7 +161,56 @@ class Conditions(State):
             return Condition(None, (tuple(facts), ((key, False),)), (narrowed, []), text)
         return Condition(None, (((key, True),), tuple(facts)), ([], narrowed), text)
 
+    def type_test(self: Interpreter, node: ast.Compare) -> Condition | None:
+        """`type(x) is C`, `type(x).__name__ == "C"`, `x.__class__ in (C, D)`: tells apart what x may be."""
+        left, sign = node.left, COMPARISONS[type(node.ops[0])]
+        named = isinstance(left, ast.Attribute) and left.attr in ("__name__", "__qualname__")
+        left = left.value if named and isinstance(left, ast.Attribute) else left
+        if isinstance(left, ast.Call) and isinstance(left.func, ast.Name) and left.func.id == "type" and len(left.args) == 1:
+            subject = left.args[0]
+        elif isinstance(left, ast.Attribute) and left.attr == "__class__":
+            subject = left.value
+        else:
+            return None
+        positive, sign = sign not in OPPOSITE, OPPOSITE.get(sign, sign)
+        alts = self.held(self.quiet(subject))
+        if sign not in ("==", "is", "in") or not any(isinstance(v, Instance) for v, _ in alts):
+            return None
+        meant = self.evaluate(node.comparators[0])
+        if sign == "in":
+            holder = single(meant)
+            meant = tuple(a for e in holder.elements() for a in e) if isinstance(holder, Sequence) else ()
+        judged = [(a, self.is_exactly(a[0], meant, named)) for a in alts]
+        text = self.project.text_of(self.file, node)
+        verdicts = {v for _, v in judged}
+        if len(verdicts) == 1 and None not in verdicts:
+            condition = Condition(verdicts.pop(), text=text)
+        else:
+            narrow: tuple[list, list] = ([], [])
+            for slots, cell in self.cells(subject) if len(alts) > 1 else ():
+                narrow[0].append((slots, cell, tuple(a for a, v in judged if v is not False)))
+                narrow[1].append((slots, cell, tuple(a for a, v in judged if v is not True)))
+            condition = self.by_key(("type", self.joint_key(alts), *(v.key for v, _ in meant)), text, narrow)
+        return condition if positive else condition.negated()
+
+    def is_exactly(self: Interpreter, value: Any, classes: Alts, named: bool) -> bool | None:
+        """The class of the value is one of these, or has one of these names."""
+        if not isinstance(value, Instance) or (value.cls is None and not value.type):
+            return None
+        own = value.cls.node.name if value.cls is not None else value.type.rpartition(".")[2]
+        answers: list[bool | None] = []
+        for wanted in values_of(classes):
+            if named:
+                answers.append(own == wanted.value if isinstance(wanted, Const) and wanted.soft is None else None)
+            elif isinstance(wanted, ClassValue):
+                answers.append(value.cls is wanted)
+            else:
+                answers.append(value.cls is None and value.type == wanted.name if isinstance(wanted, External) else None)
+        return True if True in answers else (False if answers and all(a is False for a in answers) else None)
+
     def comparison(self: Interpreter, node: ast.Compare) -> Condition:
+        if isinstance(node.left, (ast.Call, ast.Attribute)) and (test := self.type_test(node)) is not None:
+            return test
         sign = COMPARISONS[type(node.ops[0])]
         left, right = self.held(self.evaluate(node.left)), self.held(self.evaluate(node.comparators[0]))
         self.compared = (left, right)

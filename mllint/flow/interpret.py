@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mllint.flow.calls import Calls
-from mllint.flow.conditions import Conditions
+from mllint.flow.conditions import Conditions, pattern_test
 from mllint.flow.expressions import Expressions
 from mllint.flow.library import Library
 from mllint.flow.python import Python
@@ -206,16 +206,29 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
             self.loops[-1].exits.append(changes)
 
     def match(self, node: ast.Match) -> int:
-        subject = self.evaluate(node.subject)
-        for case in node.cases:
-            for pattern in ast.walk(case.pattern):
-                name = getattr(pattern, "name", None)
-                if isinstance(name, str):
-                    self.write_name(name, subject)
-            if isinstance(case.pattern, ast.MatchAs) and case.pattern.pattern is None and case.guard is None:
-                return self.block(case.body)
-            self.fork(node, Condition(), lambda body=case.body: self.block(body), lambda: NORMAL)  # type: ignore[misc]
-        return NORMAL
+        self.evaluate(node.subject)
+        return self.cases(node, 0)
+
+    def cases(self, node: ast.Match, number: int) -> int:
+        """The case of this number, or else those after it."""
+        if number == len(node.cases):
+            return NORMAL
+        case = node.cases[number]
+        names = [p.name for p in ast.walk(case.pattern) if isinstance(p, (ast.MatchAs, ast.MatchStar)) and p.name is not None]
+        if names:
+            subject = self.evaluate(node.subject)
+            for name in names:
+                self.write_name(name, subject)
+        test = pattern_test(node.subject, case.pattern)
+        tests = [t for t in (test, case.guard) if isinstance(t, ast.expr)]
+        if test is True and case.guard is None:
+            return self.block(case.body)
+        whole = tests[0] if len(tests) == 1 else ast.copy_location(ast.BoolOp(ast.And(), tests), node.subject)
+        condition = Condition() if test is None else self.condition(whole)
+        if condition.verdict is not None:
+            self.enter_side(node, 0, condition, condition.verdict, frames=False)
+            return self.block(case.body) if condition.verdict else self.cases(node, number + 1)
+        return self.fork(node, condition, lambda: self.block(case.body), lambda: self.cases(node, number + 1))
 
     def try_(self, node: ast.Try) -> int:
         status = self.block(node.body)

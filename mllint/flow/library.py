@@ -752,7 +752,10 @@ class Library(State):
         elif receiver.kind == "engine":
             held.extend(p for p in receiver.partners if p.kind == "module")
         tags = frozenset(("sum",)) if receiver.kind == "criterion" and self.reduction(receiver.arguments) else frozenset()
-        if receiver.cls is not None and self.project.active(receiver.cls):
+        if receiver.cls is None and receiver.partners:
+            for part in self.listed(receiver):
+                self.forward(part, args, {}, node)
+        if receiver.cls is not None and self.acts_inside(receiver, set()):
             method = self.method_of(receiver, "forward")
             if method is not None:
                 result = self.call_value(method, args, keywords, node)
@@ -760,6 +763,22 @@ class Library(State):
         simple = all(isinstance(v, (Const, Opaque, Instance)) for v in inputs) and len(inputs) <= 4
         key = ("call", receiver.key, *(v.key for v in inputs)) if simple else ("call", receiver.key, self.fresh())
         return one(self.opaque(key, held, tags))
+
+    def acts_inside(self: Interpreter, module: Instance, seen: set[int]) -> bool:
+        """The module, or one it holds, is of a class of the project that does something the rules follow."""
+        if module.ident in seen:
+            return False
+        seen.add(module.ident)
+        if module.cls is not None and self.project.active(module.cls):
+            return True
+        held = [*module.partners, *(v for alts in module.slots.values() for v, _ in alts if isinstance(v, Instance))]
+        return any(part.kind == "module" and self.acts_inside(part, seen) for part in held)
+
+    def listed(self: Interpreter, container: Instance) -> list[Instance]:
+        """The modules of the project a library container (Sequential) calls one after the other, where that can matter."""
+        if container.type != "torch.nn.Sequential":
+            return []
+        return [p for p in container.partners if p.kind == "module" and self.acts_inside(p, set())]
 
     def super_method(self: Interpreter, receiver: Super, name: str, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
         """`super().method()` that ends in a library class."""
@@ -819,8 +838,14 @@ class Library(State):
         if name == "add_argument":
             self.note_option(args, keywords)
         if name == "enter_context" and args:
+            before = len(self.place)
             self.open_regions(args[0], node)
+            self.stacked.setdefault(base_key, []).extend(self.place[before:])
             return args[0]
+        if name == "close" and base_key in self.stacked:
+            while self.place and any(self.place[-1] is frame for frame in self.stacked[base_key]):
+                self.place.pop()
+            return one(Const(None))
         if gradient(base_key):
             self.note_gradient(base, name, node)
         inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
@@ -844,6 +869,9 @@ class Library(State):
             result.divided |= {inputs[0].key}
         if name in ("mul", "mul_") and inputs and (inverse := self.inverse(inputs[0])) is not None:
             result.divided |= {inverse}
+        changed = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+        if isinstance(changed, ast.Name) and (name in ("div_", "mul_") or (name in ("add_", "sub_") and not value.sources)):
+            self.write_name(changed.id, one(result))  # in place: the name holds the result from here on
         return one(result)
 
     @staticmethod

@@ -313,6 +313,8 @@ class Python(State):
                 copy.facts.update(value.facts)
                 copy.lost = self.span(node)
                 self.things.append(copy)
+                if copy.kind:
+                    self.record("make", copy, node)
                 out = join(out, ((copy, guard),))
             else:
                 out = join(out, ((value, guard),))

@@ -142,7 +142,8 @@ def cleared(history: History, event: Event) -> frozenset[int] | None:
     """The modules whose gradients the event empties; None when that is not known."""
     if event.action == "grad-cleared":
         sources = event.arguments.get("of", UNKNOWN).sources
-        return parts(history, sources) or None
+        things = (t for i in sources if (t := history.thing(i)) is not None)
+        return parts(history, sources).union(*(owned(history, t) for t in things if t.kind == "optimizer")) or None
     thing = event.thing
     if thing is None:
         return None

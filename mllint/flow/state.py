@@ -127,7 +127,7 @@ class State:
         self.unasked = False  # the call that comes is ours: nobody in the program makes it, so that defaults are no facts
         self.assumed, self.assumptions = {}, []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
-        self.option_defaults, self.option_values, self.costs = {}, {}, {}
+        self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
         self.steps = self.choices = 0
         self.file = file
         self.env = Env(file, None)
