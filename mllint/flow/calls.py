@@ -138,6 +138,9 @@ class Calls(State):
                 return self.call_function(value.function, [one(value.receiver), *args], keywords, node, value.owner)
             return self.call_library_method(value.receiver, value.function, args, keywords, node)
         if isinstance(value, ClassValue):
+            known = self.known_class(value)
+            if known is not None:
+                return self.library_object(known, self.knowledge.objects[known], args, keywords, node)
             return self.instantiate(value, args, keywords, node)
         if isinstance(value, Partial):
             return self.call_alternatives(value.function, [*value.args, *args], {**value.keywords, **keywords}, node)
@@ -148,6 +151,11 @@ class Calls(State):
         if isinstance(value, Context):
             return self.decorate(value, args)
         return self.call_unknown(value, args, keywords, node)
+
+    def known_class(self: Interpreter, cls: ClassValue) -> str | None:
+        """The name in the tables of a class whose source is in the project as well: a library itself, or a copy of one."""
+        name = self.knowledge.canonical(f"{self.project.module_name(cls.env.file)}.{cls.name}")
+        return name if self.knowledge.objects.get(name, {}).get("kind") else None
 
     def note_override(self: Interpreter, receiver: Any, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> None:
         """A project class that overrides a method of its kind: calling it is that event, whatever it does inside."""

@@ -139,8 +139,10 @@ class Expressions(State):
         slots = self.find_name(name)
         if slots is not None:
             alts = slots[name]
-            if any(isinstance(v, Deferred) for v, _ in alts):
-                alts = self.resolve_slot(slots, name)
+            for value, _ in alts:
+                if type(value) is Deferred:
+                    alts = self.resolve_slot(slots, name)
+                    break
             return self.held(alts)
         env: Env | None = self.env
         while env is not None:

@@ -225,8 +225,12 @@ class State:
         """The alternatives that the current assumptions leave."""
         if len(alts) < 2 or not self.assumed:
             return alts
-        left = tuple(a for a in alts if not any(self.assumed.get(k, p) != p for k, p in a[1]))
+        left = tuple(a for a in alts if not a[1] or self.possible(a[1]))
         return left or alts
+
+    def possible(self, guard: Guard) -> bool:
+        assumed = self.assumed
+        return all(assumed.get(key, polarity) == polarity for key, polarity in guard)
 
     # ------------------------------------------------------------------ arms
 

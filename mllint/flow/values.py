@@ -394,8 +394,15 @@ def same(a: Abstract, b: Abstract) -> bool:
 
 def join(a: Alts, b: Alts) -> Alts:
     """Either of the two: alternatives merged, a value on both sides keeps only the facts both agree on."""
-    if a is b:
+    if a is b or not b:
         return a
+    if not a:
+        return b
+    if len(a) == 1 and len(b) == 1:
+        (value, guard), (other, other_guard) = a[0], b[0]
+        if value is other or same(value, other):
+            return a if guard == other_guard else ((value, guard & other_guard),)
+        return (a[0], b[0])
     out = list(a)
     for value, guard in b:
         for number, (other, other_guard) in enumerate(out):
