@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mllint.flow.gate import ACTING
@@ -37,9 +37,9 @@ from mllint.read.python import PythonFile
 DEEPEST_STACK = 12_000
 
 
-def histories(project: Project, interesting: Iterable[str], starting: Iterable[str]) -> Iterator[History]:
+def histories(project: Project, interesting: set[str], starting: Sequence[str], entered: set[str]) -> Iterator[History]:
     """Interpret every entry in the files of interest: the programs that reach one, then what no program has used."""
-    walk = Walk(project, known_trees(project, interesting, starting))
+    walk = Walk(project, known_trees(project, interesting, starting, entered))
     deep = sys.getrecursionlimit()
     sys.setrecursionlimit(max(deep, DEEPEST_STACK))
     try:
@@ -58,15 +58,14 @@ def histories(project: Project, interesting: Iterable[str], starting: Iterable[s
         sys.setrecursionlimit(deep)
 
 
-#: Up to so many files of Python all of them are asked which names lead to something; beyond, only those of interest and the programs.
+#: Up to so many files that can be entered all of them are asked which names lead to something; beyond, only those of interest and the
+#: programs.
 MOST_ASKED = 400
 
 
-def known_trees(project: Project, interesting: Iterable[str], starting: Iterable[str]) -> list[ast.Module]:
+def known_trees(project: Project, interesting: set[str], starting: Sequence[str], entered: set[str]) -> list[ast.Module]:
     """The trees that tell which names lead to something the rules follow."""
-    paths = {*interesting, *starting}
-    if len(project.files) <= MOST_ASKED:
-        paths |= {path for path, kind in project.files.items() if kind == "python"}
+    paths = entered if len(entered) <= MOST_ASKED else {*interesting, *starting}
     files = [project.python_file(path) for path in sorted(paths)]
     return [file.tree for file in files if file is not None]
 
@@ -165,12 +164,12 @@ class Walk:
             if isinstance(node, ast.ClassDef):
                 value = single(module.slots.get(node.name, ()))
                 if isinstance(value, ClassValue) and value.node is node and not self.used(value):
-                    history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))  # type: ignore[misc]
+                    history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))
                     if history is not None:
                         yield history
             elif id(node) not in self.seen:
                 for value in values_of(module.slots.get(node.name, ())):
-                    history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))  # type: ignore[misc]
+                    history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))
                     if history is not None:
                         yield history
 

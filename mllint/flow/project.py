@@ -274,14 +274,14 @@ class Project:
         """One History for each entry of the project; none where no rule of those wanted can fire (None: whatever is wanted)."""
         from mllint.flow.survey import survey
 
-        interesting, starting = survey(self, rules)
+        interesting, starting, entered = survey(self, rules)
         if not interesting:
             return []
         # The interpreter is most of mllint, and most files never need it.
         from mllint.flow.entries import histories
 
         self.advance(0, more=len(interesting) + len(starting))
-        return list(histories(self, interesting, starting))
+        return list(histories(self, interesting, starting, entered))
 
 
 def acts(node: ast.AST) -> bool:

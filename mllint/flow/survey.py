@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 MOST_PARSED = 8_000_000
 
 
-def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[str], list[str]]:
-    """(files of interest, files a program starts in that reach one). Both are empty where none of the rules can fire."""
+def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[str], list[str], set[str]]:
+    """(files of interest, files a program starts in that reach one, all files these can enter).
+
+    All are empty where none of the rules can fire."""
     words = gate.words(project.own_tables)
     # Names of one's own stand for names of libraries, so that what a rule mentions says nothing any more.
     rule_gate = None if rules is None or project.own_tables else gate.RuleGate(rules)
@@ -45,12 +47,15 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
         for path in interesting:
             if project.asked_about(path):
                 project.check(path)
-        return set(), []
+        return set(), [], set()
     near = None if project.selected is None else neighbourhood(project, imports)
     if near is not None:
         interesting &= near
+    if not interesting:
+        return set(), [], set()
     reach = reaching(project, imports, interesting)
-    return interesting, sorted(path for path in reach if (near is None or path in near) and starts(project, path))
+    starting = sorted(path for path in reach if (near is None or path in near) and starts(project, path))
+    return interesting, starting, with_imported(project, imports, {*interesting, *starting})
 
 
 def starts(project: Project, path: str) -> bool:
@@ -92,11 +97,15 @@ def reaching(project: Project, imports: dict[str, list[str]], targets: set[str])
 def neighbourhood(project: Project, imports: dict[str, list[str]]) -> set[str]:
     """With some files named: those, what they import, and what imports them."""
     assert project.selected is not None
-    near = reaching(project, imports, set(project.selected))
-    fresh = list(near)
+    return with_imported(project, imports, reaching(project, imports, set(project.selected)))
+
+
+def with_imported(project: Project, imports: dict[str, list[str]], paths: set[str]) -> set[str]:
+    """The files and what they import, directly or not."""
+    found, fresh = set(paths), list(paths)
     while fresh:
         for target in imported_files(project, imports, fresh.pop()):
-            if target not in near:
-                near.add(target)
+            if target not in found:
+                found.add(target)
                 fresh.append(target)
-    return near
+    return found
