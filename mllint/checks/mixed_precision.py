@@ -18,6 +18,7 @@ from mllint.flow.questions import (
     parts,
     path,
     pending,
+    reaches,
     same_arm,
     shared_loop,
     surely_reaches,
@@ -60,6 +61,15 @@ def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
             path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (step.span, "stepped directly")),
             confidence=confidence(backward, step),
         )
+    mixed = next(mixed_passes(history, scaler), None)
+    if mixed is not None:
+        plain, backward, step = mixed
+        yield Hit(
+            plain.span,
+            f"{loss_of(history, plain)} goes backward unscaled, into gradients {called(scaler)} divides by its scale, so it hardly counts",
+            path((scaler.made_at, "the scaler"), (backward.span, "scaled here"), (plain.span, "not scaled"), (step.span, "divided here")),
+            confidence=confidence(backward, plain, step),
+        )
     if direct or scaler.lost is not None or scaler.managed is not None:
         return
     steps = history.possible(scaler, "step")
@@ -93,6 +103,28 @@ def direct_steps(history: History, scaler: Thing) -> Iterator[tuple[Event, Event
                 break
 
 
+def mixed_passes(history: History, scaler: Thing) -> Iterator[tuple[Event, Event, Event]]:
+    """An unscaled pass that adds to gradients of a scaled one before the scaler steps with both."""
+    if history.events(scaler, "get_scale"):
+        return  # it may be scaled by hand
+    for optimizer in history.things("optimizer"):
+        for step in (s for s in history.possible(optimizer, "step") if s.via == scaler.id):
+            passes = [b for b in pending(history, step, optimizer) if reaches(history, b, optimizer) and history.together(b, step)]
+            scaled = next((b for b in passes if b.arguments["loss"].scaled_by == scaler.id), None)
+            for plain in passes:
+                if scaled is None or not unscaled(plain) or alone(history, plain):
+                    continue
+                divided = any(u.order < plain.order for u in history.events(scaler, "unscale_"))
+                if history.together(plain, scaled) and not divided and not rewritten(history, plain, step):
+                    yield plain, scaled, step
+
+
+def alone(history: History, plain: Event) -> bool:
+    """The same loss goes backward scaled elsewhere: two ways to do one thing, not two passes."""
+    scaled = (b for b in backwards(history) if b.arguments["loss"].scaled_by is not None)
+    return any(b.arguments["loss"].key[1:2] == (plain.arguments["loss"].key,) for b in scaled)
+
+
 def rewritten(history: History, backward: Event, step: Event) -> bool:
     """Gradients are written by hand between the two: they may be divided back there."""
     for event in history.earlier(step):
@@ -121,6 +153,10 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
     for clip in history.events(None, "clip", "grad-read"):
         if clip.via is not None or "unscales" in clip.arguments["of"].tags or (clip.action == "grad-read" and not measures(clip)):
             continue
+        block = clip.inside("scale_loss")
+        if block is not None:
+            yield from within_block(history, clip, block)
+            continue
         backward = still_scaled(history, clip)
         if backward is None:
             continue
@@ -132,6 +168,18 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
             clip.span,
             f"{gradients_of(history, clip)} are {what} while {called(scaler)} still scales them, so the {number} is off by the scale",
             path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (clip.span, f"{what} before unscale_")),
+            confidence=confidence(backward, clip),
+        )
+
+
+def within_block(history: History, clip: Event, block: Frame) -> Iterator[Hit]:
+    """apex unscales where the block of `scale_loss` ends."""
+    backward = next((b for b in backwards(history) if b.order < clip.order and b.inside("scale_loss") == block), None)
+    if backward is not None:
+        yield Hit(
+            clip.span,
+            f"{gradients_of(history, clip)} are clipped inside `scale_loss`, which unscales them only when it ends",
+            path((block.span, "the loss is scaled here"), (backward.span, "goes backward here"), (clip.span, "clipped while still scaled")),
             confidence=confidence(backward, clip),
         )
 
