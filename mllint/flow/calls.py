@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import COSTLY, DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -200,7 +200,7 @@ class Calls(State):
         """Enter a function of the project: again for each call site, so that every object keeps its own path."""
         ident = id(function.node)
         times = self.entries.get(ident, 0)
-        if self.costs.get(ident, 0) > COSTLY and times > 1:
+        if self.costs.get(ident, 0) > self.costly and times > 1:
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             self.lose_all([a for a in (*args, *keywords.values()) if function.owner is None or a is not args[0]], node)
             return one(self.opaque(("call", function.key, self.fresh()), inputs, frozenset(("unknown",))))

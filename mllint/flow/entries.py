@@ -16,6 +16,7 @@ from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
 from mllint.flow.relevance import Relevance
+from mllint.flow.state import COSTLY, COSTLY_REHEARSED
 from mllint.flow.values import (
     Alts,
     Bound,
@@ -199,7 +200,10 @@ class Walk:
         public += ["__call__"] if interpreter.class_attribute_exists(cls, "__call__") else []
         records = len(interpreter.records)
         things = len(interpreter.things)
+        interpreter.costly = COSTLY_REHEARSED
         self.call_methods(made, [*hooks, *public], row, rehearsal=True)
+        interpreter.costly = COSTLY
+        interpreter.costs.clear()
         del interpreter.records[records:]
         kept = interpreter.things[things:]
         interpreter.entries.clear()

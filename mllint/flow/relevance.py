@@ -72,8 +72,11 @@ def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node.name, used_in(node)
         elif isinstance(node, ast.ClassDef):
-            yield node.name, used_in(node)
-            yield from definitions(node.body)
+            everything: set[str] = set()
+            for name, used in definitions(node.body):
+                everything |= used
+                yield name, used
+            yield node.name, everything
         elif isinstance(node, (ast.If, ast.Try)):
             yield from definitions(node.body)
             yield from definitions(node.orelse)
@@ -87,13 +90,28 @@ def called(name: str) -> str:
 def used_in(node: ast.AST) -> set[str]:
     """Every name and attribute read inside."""
     names: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Attribute):
-            names.add(inner.attr)
-        elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CALLED:
-            names.add(called(inner.func.attr))
-        elif isinstance(inner, ast.Name):
-            names.add(inner.id)
+    level: list[ast.AST] = [node]
+    while level:  # a level of the tree at a time: half the time of ast.walk
+        below: list[ast.AST] = []
+        for inner in level:
+            kind = type(inner)
+            if kind is ast.Name:
+                names.add(inner.id)  # type: ignore[attr-defined]
+                continue
+            if kind is ast.Constant:
+                continue
+            if kind is ast.Attribute:
+                names.add(inner.attr)  # type: ignore[attr-defined]
+            elif kind is ast.Call:
+                function = inner.func  # type: ignore[attr-defined]
+                if type(function) is ast.Attribute and function.attr in CALLED:
+                    names.add(called(function.attr))
+            for value in inner.__dict__.values():
+                if type(value) is list:
+                    below.extend(v for v in value if isinstance(v, ast.AST))
+                elif isinstance(value, ast.AST):
+                    below.append(value)
+        level = below
     return names
 
 

@@ -55,6 +55,8 @@ NARROW = frozenset(("optimizer", "scheduler", "scaler"))
 
 #: Statements one function may cost from one entry before it is not entered again: four or five times a long training loop.
 COSTLY = 10_000
+#: The same in a rehearsal, where only the attributes that methods set matter.
+COSTLY_REHEARSED = 2_000
 #: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
 LONG_WALK = 120
 
@@ -106,6 +108,7 @@ class State:
         self.loops: list[Loop] = []
         self.entries: dict[int, int] = {}
         self.costs: dict[int, int] = {}
+        self.costly = COSTLY
         self.entered: set[int] = set()
         self.limits: set[str] = set()
         self.opaque_slots: Slots = {}
@@ -128,6 +131,7 @@ class State:
         self.assumed, self.assumptions = {}, []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
+        self.costly = COSTLY
         self.steps = self.choices = 0
         self.file = file
         self.env = Env(file, None)
