@@ -38,7 +38,7 @@ def scaler_never_used(scaler: Thing, history: History) -> Iterator[Hit]:
         return
     if any(history.events(twin, "scale") for twin in history.siblings(scaler)):
         return
-    plain = next((b for b in backwards(history) if unscaled(b) and not history.exclusive(made, b)), None)
+    plain = next((b for b in backwards(history) if unscaled(b) and not history.exclusive(made, b) and not from_nothing(b)), None)
     if plain is not None:
         yield Hit(
             scaler.made_at,
@@ -139,6 +139,19 @@ def off(scaler: Thing) -> bool:
     """Switched off for good: a constant says so."""
     enabled = scaler.arguments.get("enabled")
     return enabled is not None and enabled.is_constant and not enabled.constant
+
+
+#: Beginnings of keys that are made of constants alone, when nothing else stands inside.
+MADE_UP = ("const", "call", "ext", "+", "-", "*", "/", "**", "neg")
+
+
+def from_nothing(backward: Event) -> bool:
+    """The loss is a constant tensor: somebody tries the parts of a program out and trains nothing."""
+
+    def made_up(key: object) -> bool:
+        return not isinstance(key, tuple) or (bool(key) and key[0] in MADE_UP and all(made_up(part) for part in key[1:]))
+
+    return not backward.arguments["loss"].sources and made_up(backward.arguments["loss"].key)
 
 
 def unscaled(backward: Event) -> bool:
