@@ -207,8 +207,9 @@ class Walk:
         del interpreter.records[records:]
         kept = interpreter.things[things:]
         interpreter.entries.clear()
+        unseen = {thing.ident for thing in interpreter.promoted.values()}
         for thing in kept:
-            thing.lost = None
+            thing.lost = thing.lost if thing.ident in unseen else None
         self.forget(interpreter, kept, made)
         self.call_methods(made, [*hooks, *public], row, rehearsal=False)
 
