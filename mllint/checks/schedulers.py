@@ -414,7 +414,11 @@ def living(history: History, optimizer: Thing, step: Event) -> Event | None:
 
 def alive(history: History, optimizer: Thing, step: Event, update: Event) -> bool:
     """The optimizer is stepped beside the schedule, by a call of its own or by the same call in another pass."""
-    return any(shared_loop(u, step) is not None and (u.sure or u.span != update.span) for u in history.possible(optimizer, "step"))
+    both = {optimizer.id} | ({update.thing.id} if update.thing is not None else set())
+    return any(
+        shared_loop(u, step) is not None and (u.sure or u.span != update.span or any(both <= f.over for f in u.place))
+        for u in history.possible(optimizer, "step")
+    )
 
 
 # ----------------------------------------------------------------------- display

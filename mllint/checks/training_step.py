@@ -146,7 +146,8 @@ def backward_without_step(optimizer: Thing, history: History) -> Iterator[Hit]:
         return
     for backward in backwards(history):
         loop = innermost(backward)
-        if loop is None or backward.via is not None or history.exclusive(made, backward):
+        via = history.thing(backward.via) if backward.via is not None else None
+        if loop is None or history.exclusive(made, backward) or (backward.via is not None and (via is None or via.kind != "accelerator")):
             continue
         if backward.arguments["loss"].scaled_by is not None:
             continue  # scaler-incomplete's

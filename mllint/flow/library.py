@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ def gradient(key: tuple) -> bool:
     return False
 
 
+#: Functions that are losses, whose reduction is their own.
+LOSSES = re.compile(r"(?:_loss|cross_entropy|_with_logits|kl_div)$")
 #: Kinds whose disappearance into unseen code makes "never" unprovable.
 FOLLOWED = frozenset(("optimizer", "scheduler", "scaler", "module", "loader", "accelerator", "engine"))
 #: Attributes of followed objects that are data, not methods.
@@ -330,7 +333,14 @@ class Library(State):
         result = self.opaque(key, held, tags)
         if name in ("torch.sum",):
             result.tags |= {"sum"}
+        elif name == "torch.mean" or name.startswith("torch.nn.functional.") and LOSSES.search(name):
+            self.reduce(result, tags)
         return one(result)
+
+    def reduce(self: Interpreter, result: Opaque, own: frozenset[str]) -> None:
+        """A loss says by its own reduction what it is; sums and divisions inside its inputs are no reduction of it."""
+        result.tags = result.tags - {"sum"} | own
+        result.divided = frozenset()
 
     def reduction(self: Interpreter, keywords: dict[str, Alts]) -> frozenset[str]:
         reduction = single(keywords.get("reduction", ()))
@@ -762,7 +772,9 @@ class Library(State):
                 return tuple((self.opaque(v.key, [v, receiver], v.tags) if isinstance(v, Opaque) else v, g) for v, g in result)
         simple = all(isinstance(v, (Const, Opaque, Instance)) for v in inputs) and len(inputs) <= 4
         key = ("call", receiver.key, *(v.key for v in inputs)) if simple else ("call", receiver.key, self.fresh())
-        return one(self.opaque(key, held, tags))
+        result = self.opaque(key, held, tags)
+        self.reduce(result, tags)
+        return one(result)
 
     def acts_inside(self: Interpreter, module: Instance, seen: set[int]) -> bool:
         """The module, or one it holds, is of a class of the project that does something the rules follow."""

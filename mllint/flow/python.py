@@ -334,6 +334,11 @@ class Python(State):
             return tuple((v, g) for d, g in self.module_value(name.value, None) for v, _ in self.resolve(d))
         return one(self.unknown())
 
+    def python_format(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
+        if len(args) == 2:
+            self.note_format(args[0], args[1], node)
+        return one(self.unknown())
+
     def python_id(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         return one(self.unknown())
 

@@ -319,7 +319,7 @@ def factors(key: tuple) -> tuple[Counter[tuple], Counter[tuple]]:
             top[key] += 1
     else:
         top[key] += 1
-    common = top & bottom
+    common = Counter({k: n for k, n in (top & bottom).items() if k[:1] != ("const",)})  # equal numbers may mean different things
     return top - common, bottom - common
 
 
