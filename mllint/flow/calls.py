@@ -329,6 +329,8 @@ class Calls(State):
             mapping.slots.update({("k", n): a for n, a in given.items()})
             if rest is not None:
                 mapping.slots["*"] = rest
+            elif self.unasked:
+                mapping.slots["*"] = one(Opaque(("parameter", id(function.node), spec.kwarg.arg)))
             slots[spec.kwarg.arg] = one(mapping)
         self.defaults(function, slots, star, rest)
         if names and function.owner is not None and "staticmethod" not in function.decorators:
