@@ -44,10 +44,11 @@ def histories(project: Project, interesting: set[str], starting: Sequence[str], 
     deep = sys.getrecursionlimit()
     sys.setrecursionlimit(max(deep, DEEPEST_STACK))
     try:
-        for path in starting:
+        for path in (*starting, *sorted(set(interesting) - set(starting))):
             file = project.python_file(path)
-            project.advance(1, path)
-            if file is not None:
+            if path in starting:
+                project.advance(1, path)
+            if file is not None and (path in starting or walk.does_something(file)):
                 yield from walk.script(file)
         for path in sorted(interesting):
             file = project.python_file(path)
@@ -139,6 +140,11 @@ class Walk:
         message = f"following {name} failed: {type(error).__name__}: {error}{where}; please report it"
         self.project.problems.append(Problem("internal", message, file.source.path))
 
+    def does_something(self, file: PythonFile) -> bool:
+        """The module's own statements lead to something the rules follow: it is a program, whatever its last line looks like."""
+        plain = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+        return any(self.interpreter.relevance.leads(node) for node in file.tree.body if not isinstance(node, plain))
+
     def script(self, file: PythonFile) -> Iterator[History]:
         """The file run as a program."""
         interpreter = self.interpreter
@@ -212,6 +218,9 @@ class Walk:
             thing.lost = thing.lost if thing.ident in unseen else None
         self.forget(interpreter, kept, made)
         self.call_methods(made, [*hooks, *public], row, rehearsal=False)
+        told = {r.thing.ident for r in interpreter.records if r.thing is not None}
+        told |= {i for r in interpreter.records for v in r.arguments.values() for i in v.sources}
+        interpreter.things = [t for t in interpreter.things if t not in kept or t.ident in told]
 
     def forget(self, interpreter: Interpreter, kept: list[Instance], made: Instance) -> None:
         """Objects of the rehearsal that no attribute holds were only rehearsed."""

@@ -71,6 +71,7 @@ class Interpreter(Expressions, Conditions, Calls, Library, Python, State):
             self.steps += 1
             if self.steps > MOST_STEPS:
                 self.limit(f"stopped after {MOST_STEPS:,} statements")
+                self.stopped = self.stopped or self.span(statement)
                 return RAISE
             status: int = _STATEMENTS.get(type(statement), Interpreter.other)(self, statement)
             if status != NORMAL:

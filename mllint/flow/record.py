@@ -47,6 +47,9 @@ def referenced(interpreter: Interpreter, records: list[Record]) -> list[Instance
     """The objects of this entry that rules may ask about: the followed kinds, and modules that take part in something."""
     by_id = {i.ident: i for i in interpreter.things}
     needed: set[int] = set()
+    places = {id(record.place): record.place for record in records}
+    for frame in {id(f): f for place in places.values() for f in place}.values():
+        needed |= frame.over
     for record in records:
         if record.thing is not None:
             by_id.setdefault(record.thing.ident, record.thing)
@@ -81,5 +84,5 @@ def thing(interpreter: Interpreter, instance: Instance, wanted: list[Instance]) 
         facts["overrides"] = overrides
     return Thing(
         instance.ident, instance.kind, instance.type, instance.made_at, instance.name, bases, arguments, facts,
-        tuple(p.ident for p in instance.partners), instance.lost, instance.managed, instance.sure,
+        tuple(p.ident for p in instance.partners), instance.lost or interpreter.stopped, instance.managed, instance.sure,
     )  # fmt: skip

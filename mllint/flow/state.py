@@ -132,6 +132,7 @@ class State:
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
         self.costly = COSTLY
+        self.stopped: Span | None = None
         self.steps = self.choices = 0
         self.file = file
         self.env = Env(file, None)
