@@ -214,7 +214,7 @@ def test_loops_have_sizes_and_say_what_they_go_over(tmp_path: Path) -> None:
     (loader,) = history.things("loader")
     assert inner.over == {loader.id}
     assert inner.size is not None and inner.size.key == ("len", ("thing", loader.id))
-    assert outer.size is not None and outer.size.key[0] == "index"
+    assert outer.size is not None and outer.size.key == ("index", ("ext", "sys.argv"), ("const", 1))
 
 
 def test_a_short_list_is_walked_element_by_element(tmp_path: Path) -> None:

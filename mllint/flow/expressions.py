@@ -44,6 +44,8 @@ OPERATORS: dict[type, str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.Pow: "**", ast.MatMult: "@",
     ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
+#: Builtin classes that may be subscripted in an annotation.
+GENERIC = frozenset(("builtins.list", "builtins.dict", "builtins.tuple", "builtins.set", "builtins.type", "builtins.frozenset"))
 #: Tags a value keeps through arithmetic and method calls.
 LASTING = frozenset(("lr", "sum", "weighted", "half", "unknown", "params", "metric"))
 
@@ -373,7 +375,7 @@ class Expressions(State):
             return found or one(self.unknown())
         if isinstance(value, Instance):
             return self.library_item(value, position, node)
-        if isinstance(value, External) and value.name.endswith("environ") and position is not None:
+        if isinstance(value, External) and position is not None and value.name.rpartition(".")[2][:1].islower() and value.name not in GENERIC:
             return one(Opaque(("index", value.key, position.key), depth=2))
         if isinstance(value, (External, ClassValue)):
             return one(value)  # Generic[T], list[int]

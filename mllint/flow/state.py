@@ -161,7 +161,8 @@ class State:
         A registry of schedules is no reason for that: objects that rules follow may be more.
         """
         things = [v for v, _ in alts if isinstance(v, Instance)]
-        if len(alts) <= MOST_THINGS and any(t.kind in NARROW or (not t.kind and t.cls is not None and self.project.active(t.cls)) for t in things):
+        acting = (t.kind in NARROW or (not t.kind and t.cls is not None and self.project.active(t.cls)) for t in things)
+        if len(alts) <= MOST_THINGS and any(acting):
             return alts
         for thing in things:
             if thing.kind in NARROW or not thing.kind:
