@@ -270,7 +270,8 @@ def several_passes(history: History, optimizer: Thing, backward: Event, step: Ev
     modules = {t.id for t in history.things("module")}
     if loop.over & modules or any(e.action in CLEARING and clears(history, e, optimizer) is not False for e in history.lap(loop)):
         return None, None
-    if any(e.thing is not None and e.thing.kind == "optimizer" and reaches(history, backward, e.thing) is not False for e in history.lap(loop) if e.action == "step"):
+    inner = [e.thing for e in history.lap(loop) if e.action == "step" and e.thing is not None and e.thing.kind == "optimizer"]
+    if any(reaches(history, backward, t) is not False for t in inner):
         return None, None  # the inner loop trains something of its own
     return loop, None
 
