@@ -317,6 +317,9 @@ def repeated(history: History, scaler: Thing, first: Event, second: Event) -> bo
         return False
     if first.arguments["optimizer"].key != second.arguments["optimizer"].key:
         return False  # two optimizers that came out of one object
+    makings = [m for i in optimizers_of(first) if (t := history.thing(i)) is not None and (m := history.made(t)) is not None]
+    if len(optimizers_of(first)) > 1 or any(not within(first, loop) for m in makings for loop in m.loops()):
+        return False  # one of several, made in a loop or held in one list
     if history.exclusive(first, second) or not (history.implied(first, second) or history.implied(second, first)):
         return False
     return not any(first.order < u.order < second.order for u in history.events(scaler, "update"))
