@@ -157,7 +157,9 @@ class Calls(State):
         name = self.knowledge.canonical(f"{self.project.module_name(cls.env.file)}.{cls.name}")
         return name if self.knowledge.objects.get(name, {}).get("kind") else None
 
-    def note_override(self: Interpreter, receiver: Any, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> None:
+    def note_override(
+        self: Interpreter, receiver: Any, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST
+    ) -> None:
         """A project class that overrides a method of its kind: calling it is that event, whatever it does inside."""
         if not isinstance(receiver, Instance) or receiver.kind not in ("optimizer", "scheduler", "scaler"):
             return
@@ -166,7 +168,11 @@ class Calls(State):
         names = [a.arg for a in (*function.node.args.posonlyargs, *function.node.args.args)][1:]
         given = self.by_name(names, args, keywords)
         self.record(
-            function.name, receiver, node, {n: self.held_value(a, node) for n, a in given.items() if a}, sure=self.choices == 0 and receiver.sure
+            function.name,
+            receiver,
+            node,
+            {n: self.held_value(a, node) for n, a in given.items() if a},
+            sure=self.choices == 0 and receiver.sure,
         )
 
     def decorate(self: Interpreter, context: Context, args: list[Alts]) -> Alts:
@@ -211,7 +217,7 @@ class Calls(State):
         plain = not self.carries(args) and not self.carries(keywords.values())
         if plain and ident in self.inert:
             return self.summary(function, args, keywords, node)
-        if not self.relevance.matters(function.node) and (plain or function.owner is not None and not self.carries(args[1:])):
+        if not self.relevance.matters(function.node) and (plain or (function.owner is not None and not self.carries(args[1:]))):
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             return one(self.opaque(("call", function.key, self.fresh()), inputs))
         steps, records = self.steps, len(self.records)
@@ -234,7 +240,9 @@ class Calls(State):
             for value, _ in alts:
                 if isinstance(value, (Function, Bound, Partial, Generator)):
                     return True
-                for held in (value,) if isinstance(value, Instance) else self.inside(value) if isinstance(value, (Sequence, Mapping)) else ():
+                for held in (
+                    (value,) if isinstance(value, Instance) else self.inside(value) if isinstance(value, (Sequence, Mapping)) else ()
+                ):
                     if held.kind not in ("module", "criterion", "loader", "parameter"):
                         return True
         return False
@@ -245,7 +253,10 @@ class Calls(State):
             return
         values = values_of(result)
         made = next((v for v in values if isinstance(v, Instance)), None)
-        if all(isinstance(v, Opaque) or (isinstance(v, Const) and v.value is None) or (isinstance(v, Instance) and v.kind == "module") for v in values):
+        if all(
+            isinstance(v, Opaque) or (isinstance(v, Const) and v.value is None) or (isinstance(v, Instance) and v.kind == "module")
+            for v in values
+        ):
             self.inert[id(function.node)] = (function.node, made)
 
     def summary(self: Interpreter, function: Function, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
@@ -309,7 +320,9 @@ class Calls(State):
             out = join(out, alts)
         return out or one(self.unknown())
 
-    def bind_parameters(self: Interpreter, function: Function, env: Env, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> None:
+    def bind_parameters(
+        self: Interpreter, function: Function, env: Env, args: list[Alts], keywords: dict[str, Alts], node: ast.AST
+    ) -> None:
         """Give the parameters their arguments, defaults or an unknown named after function and parameter."""
         spec = function.node.args
         names = [a.arg for a in (*spec.posonlyargs, *spec.args)]
@@ -320,7 +333,9 @@ class Calls(State):
             slots[name] = alts
         extra = args[len(names) :]
         if spec.vararg is not None:
-            slots[spec.vararg.arg] = one(Sequence(self.fresh(), extra, "tuple") if star is None else Sequence(self.fresh(), None, "tuple", star))
+            slots[spec.vararg.arg] = one(
+                Sequence(self.fresh(), extra, "tuple") if star is None else Sequence(self.fresh(), None, "tuple", star)
+            )
         for parameter in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs):
             if parameter.arg in given and parameter.arg not in slots:
                 slots[parameter.arg] = given.pop(parameter.arg)

@@ -255,7 +255,7 @@ class Conditions(State):
         if isinstance(value, Const):
             if value.soft is not None or constant.soft is not None:
                 return None
-            return type(value.value) is type(constant.value) and bool(value.value == constant.value) or value.value == constant.value
+            return (type(value.value) is type(constant.value) and bool(value.value == constant.value)) or value.value == constant.value
         if isinstance(value, (Opaque, External)):
             return None
         return False

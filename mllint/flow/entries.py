@@ -233,7 +233,10 @@ class Walk:
             n.func.attr
             for m in self.methods(cls)
             for n in ast.walk(m)
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name) and n.func.attr != m.name
+            if isinstance(n, ast.Call)
+            and isinstance(n.func, ast.Attribute)
+            and isinstance(n.func.value, ast.Name)
+            and n.func.attr != m.name
         }
 
     def call_methods(self, made: Instance, names: list[str], row: dict[str, Any], rehearsal: bool) -> None:

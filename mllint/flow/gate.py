@@ -24,7 +24,9 @@ IMPORTS = re.compile(rb"\n[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([
 
 #: Attributes and names whose use is something the rules follow; the first are common words, which count only where they are called.
 CALLED = frozenset(("step", "scale"))
-ACTIVE = frozenset(("backward", "zero_grad", "clip_grad_norm_", "clip_grad_value_", "autocast", "GradScaler", "unscale_", "configure_optimizers"))
+ACTIVE = frozenset(
+    ("backward", "zero_grad", "clip_grad_norm_", "clip_grad_value_", "autocast", "GradScaler", "unscale_", "configure_optimizers")
+)
 ACTING = re.compile(rb"\b(?:" + "|".join(sorted(CALLED | ACTIVE)).encode() + rb")\b")
 
 #: The last part of a dotted name in a table, which is what code that uses it holds.

@@ -131,7 +131,9 @@ class Python(State):
     def python_enumerate(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         value = self.meet(args[0]) if args else self.unknown()
         if args and len(args[0]) == 1 and isinstance(args[0][0][0], Generator):
-            return one(self.wrapped(args[0][0][0], lambda alts: one(Sequence(self.fresh(), [one(Opaque(("index", self.fresh()))), alts], "tuple"))))
+            return one(
+                self.wrapped(args[0][0][0], lambda alts: one(Sequence(self.fresh(), [one(Opaque(("index", self.fresh()))), alts], "tuple")))
+            )
         if isinstance(value, Sequence) and value.length is not None:
             pairs = [one(Sequence(self.fresh(), [one(Const(n)), e], "tuple")) for n, e in enumerate(value.elements())]
             return one(Sequence(self.fresh(), pairs))
@@ -418,7 +420,9 @@ class Python(State):
         for alts in receiver.values():
             found = join(found, alts)
         if key is not None and found:  # which one it is depends on the key: the same key gives the same one
-            found = tuple((v, g | {(("index", receiver.key, key.key, n), True)}) for n, (v, g) in enumerate(found)) if len(found) > 1 else found
+            found = (
+                tuple((v, g | {(("index", receiver.key, key.key, n), True)}) for n, (v, g) in enumerate(found)) if len(found) > 1 else found
+            )
         return found or one(self.unknown())
 
     def text_method(self: Interpreter, receiver: Const, name: str, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
@@ -449,4 +453,3 @@ class Python(State):
         for (digits, letter), alts in zip(places, given, strict=False):
             if digits:
                 self.note_format(alts, one(Const(f".{digits}{letter}")), node)
-

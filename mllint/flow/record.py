@@ -26,7 +26,9 @@ def history_of(interpreter: Interpreter, entry: str) -> History:
         for n, r in enumerate(records)
         if r.thing is None or r.thing.ident in things
     ]
-    return History(events, sorted(things.values(), key=lambda t: t.id), entry, tuple(sorted(interpreter.limits)), dict(interpreter.option_values))
+    return History(
+        events, sorted(things.values(), key=lambda t: t.id), entry, tuple(sorted(interpreter.limits)), dict(interpreter.option_values)
+    )
 
 
 def is_learning_rate(interpreter: Interpreter, record: Record) -> bool:
@@ -77,9 +79,13 @@ def thing(interpreter: Interpreter, instance: Instance, wanted: list[Instance]) 
     if instance.kind == "module":
         facts["parts"] = frozenset(parts(instance))
     bases = tuple(instance.cls.externals()) if instance.cls is not None else ()
-    overrides = frozenset(
-        name for a in instance.cls.mro() if hasattr(a, "slots") and hasattr(a, "node") for name in a.slots if isinstance(name, str)
-    ) if instance.cls is not None else frozenset()
+    overrides = (
+        frozenset(
+            name for a in instance.cls.mro() if hasattr(a, "slots") and hasattr(a, "node") for name in a.slots if isinstance(name, str)
+        )
+        if instance.cls is not None
+        else frozenset()
+    )
     if overrides:
         facts["overrides"] = overrides
     return Thing(

@@ -24,7 +24,9 @@ class Relevance:
     """The names that lead to something, by the trees known; asked about one function at a time."""
 
     def __init__(self, trees: Iterable[ast.Module], knowledge: Knowledge) -> None:
-        self.names = set(ACTIVE) | {"optim", "lr_scheduler", "no_grad", "inference_mode", "set_grad_enabled"} | {called(name) for name in CALLED}
+        self.names = (
+            set(ACTIVE) | {"optim", "lr_scheduler", "no_grad", "inference_mode", "set_grad_enabled"} | {called(name) for name in CALLED}
+        )
         for name, row in knowledge.objects.items():
             if row.get("kind") in MADE:
                 self.names.add(name.rpartition(".")[2])

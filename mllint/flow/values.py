@@ -165,7 +165,20 @@ class Instance:
     """An object, named by the execution that made it: a followed thing (it has a `kind`), or an object of a project class."""
 
     __slots__ = (
-        "arguments", "cls", "facts", "ident", "kind", "lost", "made_at", "managed", "name", "partners", "ready", "slots", "sure", "type",
+        "arguments",
+        "cls",
+        "facts",
+        "ident",
+        "kind",
+        "lost",
+        "made_at",
+        "managed",
+        "name",
+        "partners",
+        "ready",
+        "slots",
+        "sure",
+        "type",
     )
 
     def __init__(self, ident: int, made_at: Span, kind: str = "", type_name: str = "", cls: ClassValue | None = None) -> None:
