@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from mllint.checks import each
@@ -356,6 +357,11 @@ def backward_in_autocast(history: History) -> Iterator[Hit]:
         )
 
 
+#: Losses are scaled by numbers in the hundreds or more; weights and temperatures stay below.
+SMALLEST_SCALE = 128
+SCALE = re.compile(r"scal", re.IGNORECASE)
+
+
 @each(History)
 def fp16_without_scaler(history: History) -> Iterator[Hit]:
     scalers = [t for t in history.things("scaler") if not off(t)]
@@ -413,8 +419,17 @@ def used_by(history: History, backward: Event) -> Event | None:
 
 
 def multiplied(backward: Event) -> bool:
-    """The loss is multiplied on its way: scaled by hand."""
-    return backward.arguments["loss"].key[:1] == ("*",)
+    """The loss is multiplied by what may be a scale: a big number or something of that name. The weight of a loss is none."""
+    key = backward.arguments["loss"].key
+    return key[:1] == ("*",) and any(may_be_scale(factor) for factor in key[1:])
+
+
+def may_be_scale(factor: tuple) -> bool:
+    if factor[:1] == ("const",):
+        return isinstance(factor[1], (int, float)) and factor[1] >= SMALLEST_SCALE
+    if factor[:1] == ("*",):
+        return any(may_be_scale(f) for f in factor[1:])
+    return bool(SCALE.search(str(factor[-1] if factor else "")))
 
 
 @each(History)

@@ -293,7 +293,7 @@ def optimizer_before_parameters(history: History) -> Iterator[Hit]:
                 continue
             if history.exclusive(made, change) or holds_already(history, optimizer, change) or taken_later(history, optimizer, change):
                 continue
-            used = next((s for s in history.possible(optimizer, "step") if s.order > change.order), None)
+            used = next((s for s in history.possible(optimizer, "step") if s.order > change.order or comes_round(made, s, change)), None)
             if used is None and optimizer.managed is None:
                 continue
             name = change.arguments["name"].constant if "name" in change.arguments else None
@@ -311,6 +311,12 @@ def optimizer_before_parameters(history: History) -> Iterator[Hit]:
             break
 
 
+def comes_round(made: Event, event: Event, change: Event) -> bool:
+    """The event follows the change in the next turn of a loop, in which the optimizer is still the same."""
+    loop = shared_loop(event, change)
+    return loop is not None and not within(made, loop)
+
+
 def holds_already(history: History, optimizer: Thing, change: Event) -> bool:
     """The new part was there when the optimizer was made, and is one of the things the optimizer was given."""
     made, module = history.made(optimizer), change.thing
@@ -326,9 +332,10 @@ def holds_already(history: History, optimizer: Thing, change: Event) -> bool:
 
 def taken_later(history: History, optimizer: Thing, change: Event) -> bool:
     """The optimizer is told of the new parameters, or another one is made that holds the module."""
-    if any(e.order > change.order for e in history.events(optimizer, "add_param_group")):
+    if any(e.order > change.order or shared_loop(e, change) is not None for e in history.events(optimizer, "add_param_group")):
         return True
     module = change.thing.id if change.thing is not None else -1
-    later = [t for t in history.things("optimizer") if (m := history.made(t)) is not None and m.order > change.order]
+    makings = [(t, m) for t in history.things("optimizer") if t is not optimizer and (m := history.made(t)) is not None]
+    later = [t for t, m in makings if m.order > change.order or shared_loop(m, change) is not None]
     new = change.arguments["value"].sources if "value" in change.arguments else frozenset()
     return any(owned(history, t) & ({module} | new) or not owned(history, t) for t in later)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 ROUNDING = frozenset(("int", "float", "round", "ceil", "floor", "abs"))
 #: Wrappers that iterate over what they are given and nothing else.
 PASSING = frozenset((
-    "tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.std.tqdm", "tqdm.notebook.tqdm", "tqdm.tqdm_notebook", "tqdm.asyncio.tqdm", "tqdm.trange", "tqdm.auto.trange",
-    "rich.progress.track", "fastprogress.progress_bar", "fastprogress.master_bar", "alive_progress.alive_it", "progressbar.progressbar",
+    "tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.std.tqdm", "tqdm.notebook.tqdm", "tqdm.tqdm_notebook", "tqdm.asyncio.tqdm", "tqdm.trange",
+    "tqdm.auto.trange", "rich.progress.track", "fastprogress.progress_bar", "fastprogress.master_bar", "alive_progress.alive_it", "progressbar.progressbar",
     "tqdm.contrib.tenumerate", "itertools.chain", "itertools.islice", "itertools.cycle", "copy.copy", "more_itertools.peekable",
     "prefetch_generator.BackgroundGenerator",
 ))  # fmt: skip
@@ -335,6 +335,10 @@ class Python(State):
         if isinstance(name, Const) and isinstance(name.value, str) and not name.value.startswith("."):
             return tuple((v, g) for d, g in self.module_value(name.value, None) for v, _ in self.resolve(d))
         return one(self.unknown())
+
+    def python_staticmethod(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
+        """`clip = staticmethod(library.function)` in a class: what is wrapped, never given the object."""
+        return tuple((Partial(one(v), [], {}) if isinstance(v, Function) else v, g) for v, g in args[0]) if args else one(self.unknown())
 
     def python_format(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         if len(args) == 2:
