@@ -68,7 +68,8 @@ WAYS = {
     "return": "def f(): return StepLR(opt, 1)\nf().step()",
     "closure": "s = StepLR(opt, 1)\ndef f(): s.step()\nf()",
     "nested function": "def outer():\n    s = StepLR(opt, 1)\n    def inner(): s.step()\n    inner()\nouter()",
-    "nonlocal": "def outer():\n    s = None\n    def make():\n        nonlocal s\n        s = StepLR(opt, 1)\n    make()\n    s.step()\nouter()",
+    "nonlocal": "def outer():\n    s = None\n    def make():\n"
+    "        nonlocal s\n        s = StepLR(opt, 1)\n    make()\n    s.step()\nouter()",
     "global": "s = None\ndef make():\n    global s\n    s = StepLR(opt, 1)\nmake()\ns.step()",
     "lambda": "s = StepLR(opt, 1)\nf = lambda: s.step()\nf()",
     "partial": "from functools import partial\ndef f(s, n): s.step()\np = partial(f, StepLR(opt, 1))\np(1)",
@@ -224,7 +225,15 @@ def test_a_short_list_is_walked_element_by_element(tmp_path: Path) -> None:
 
 
 def test_each_call_of_a_factory_makes_its_own_object(tmp_path: Path) -> None:
-    body = "def make():\n    o = optim.SGD(model.parameters(), 0.1)\n    return o, StepLR(o, 1)\na, sa = make()\nb, sb = make()\na.step()\nsb.step()"
+    body = """
+    def make():
+        o = optim.SGD(model.parameters(), 0.1)
+        return o, StepLR(o, 1)
+    a, sa = make()
+    b, sb = make()
+    a.step()
+    sb.step()
+    """
     history = run(tmp_path, body)
     first, second = history.things("scheduler")
     assert history.never(first, "step") and not history.never(second, "step")

@@ -115,7 +115,7 @@ class Calls(State):
             self.choices += 1
             _, changed, facts = self.arm(
                 node, -self.fresh(), condition, True,
-                lambda value=value, results=results: results.append(self.call_value(value, args, keywords, node)) or NORMAL,  # type: ignore[misc, func-returns-value]
+                lambda value=value, results=results: results.append(self.call_value(value, args, keywords, node)) or NORMAL,
                 "choice",
             )  # fmt: skip
             self.choices -= 1
@@ -289,7 +289,7 @@ class Calls(State):
         return self.project.yields(function.node)
 
     def generator(self: Interpreter, function: Function, env: Env, node: ast.AST) -> Generator:
-        return Generator(self.fresh(), function, lambda on_yield: self.run(function, env, node, on_yield) and None)  # type: ignore[arg-type, return-value]
+        return Generator(self.fresh(), function, lambda on_yield: self.run(function, env, node, on_yield) and None)  # type: ignore[arg-type]
 
     def run(self: Interpreter, function: Function, env: Env, node: ast.AST, on_yield: Callable[[Alts], int] | None) -> Alts:
         """Walk a function's body in its own names."""

@@ -111,7 +111,7 @@ class Conditions(State):
         if isinstance(value, Const) and value.soft is not None:
             return value.soft
         if isinstance(value, Opaque):
-            return value.key[1][0][0] if value.key[0] == "test" and len(value.key[1]) == 1 and value.key[1][0][1] else value.key  # type: ignore[no-any-return]
+            return value.key[1][0][0] if value.key[0] == "test" and len(value.key[1]) == 1 and value.key[1][0][1] else value.key
         return ("truth", *sorted((v.key for v, _ in alts), key=repr))
 
     def by_key(self: Interpreter, key: tuple, text: str, narrow: tuple[list, list] | None = None) -> Condition:
@@ -249,7 +249,7 @@ class Conditions(State):
         value = single(alts)
         if isinstance(value, Const) and value.soft is not None:
             return value.soft
-        return value.key if value is not None else ("either", *sorted((v.key for v, _ in alts), key=repr))  # type: ignore[no-any-return]
+        return value.key if value is not None else ("either", *sorted((v.key for v, _ in alts), key=repr))
 
     def equal(self: Interpreter, value: Any, constant: Const) -> bool | None:
         if isinstance(value, Const):

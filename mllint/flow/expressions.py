@@ -75,7 +75,7 @@ class Expressions(State):
             return ()
         method = _EXPRESSIONS.get(type(node))
         if method is not None:
-            return method(self, node)  # type: ignore[no-any-return]
+            return method(self, node)
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 self.evaluate(child)
@@ -151,7 +151,7 @@ class Expressions(State):
         if isinstance(factor, Const) and isinstance(factor.value, float) and 0 < factor.value < 1:
             return ("const", round(1 / factor.value, 6))
         if isinstance(factor, Opaque) and factor.key[:1] == ("/",) and not factor.sources:
-            return factor.key[2]  # type: ignore[no-any-return]
+            return factor.key[2]
         return None
 
     def meet(self: Interpreter, alts: Alts) -> Any:
@@ -229,7 +229,7 @@ class Expressions(State):
         branch = self.fresh()
         changes, facts = [], []
         for side, part in ((True, node.body), (False, node.orelse)):
-            _, changed, held = self.arm(node, branch, condition, side, lambda part=part: results.append(self.evaluate(part)) or 0)  # type: ignore[misc, func-returns-value]
+            _, changed, held = self.arm(node, branch, condition, side, lambda part=part: results.append(self.evaluate(part)) or 0)  # type: ignore[func-returns-value]
             changes.append(changed)
             facts.append(held)
         self.merge(changes[0], changes[1], facts[0], facts[1])

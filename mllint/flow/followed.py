@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
 
 #: Attributes of followed objects that are data, not methods.
-DATA = frozenset(("param_groups", "state", "defaults", "last_epoch", "base_lrs", "_last_lr", "T_max", "dataset", "sampler", "batch_size", "device",
-                  "is_main_process", "is_local_main_process", "sync_gradients", "gradient_accumulation_steps", "num_processes", "process_index"))  # fmt: skip
+DATA = frozenset((
+    "param_groups", "state", "defaults", "last_epoch", "base_lrs", "_last_lr", "T_max", "dataset", "sampler", "batch_size", "device",
+    "is_main_process", "is_local_main_process", "sync_gradients", "gradient_accumulation_steps", "num_processes", "process_index",
+))  # fmt: skip
 
 
 class Followed(State):

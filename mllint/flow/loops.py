@@ -57,7 +57,7 @@ class Loops(State):
             over=over,
             text=self.project.text_of(self.file, node.iter),
         )
-        return self.turns(node, frame, [lambda item=item: self.bind(node.target, item, node) for item in rounds])  # type: ignore[misc]
+        return self.turns(node, frame, [lambda item=item: self.bind(node.target, item, node) for item in rounds])
 
     def turns(self: Interpreter, node: ast.For | ast.AsyncFor | ast.While, frame: Frame, starts: list[Callable[[], None]]) -> int:
         """Walk the body once for each start, inside the loop's frame; join what left early; then the else block."""

@@ -45,7 +45,7 @@ class Losing(State):
                 do(value)
                 continue
             condition = Condition(None, (tuple(guard) or ((("one of", choice, value.key), True),), ()))
-            _, changes, facts = self.arm(node, -self.fresh(), condition, True, lambda value=value: do(value) or NORMAL, "choice")  # type: ignore[misc, func-returns-value]
+            _, changes, facts = self.arm(node, -self.fresh(), condition, True, lambda value=value: do(value) or NORMAL, "choice")  # type: ignore[func-returns-value]
             self.merge(changes, {}, facts)
 
     def lose(self: Interpreter, value: Any, node: ast.AST, seen: set[int] | None = None) -> None:

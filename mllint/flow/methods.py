@@ -261,9 +261,9 @@ class Methods(State):
                 return tuple((self.opaque(v.key, [v, receiver], v.tags) if isinstance(v, Opaque) else v, g) for v, g in result)
         simple = all(isinstance(v, (Const, Opaque, Instance)) for v in inputs) and len(inputs) <= 4
         key = ("call", receiver.key, *(v.key for v in inputs)) if simple else ("call", receiver.key, self.fresh())
-        result = self.opaque(key, held, tags)
-        self.reduce(result, tags)
-        return one(result)
+        output = self.opaque(key, held, tags)
+        self.reduce(output, tags)
+        return one(output)
 
     def acts_inside(self: Interpreter, module: Instance, seen: set[int]) -> bool:
         """The module, or one it holds, is of a class of the project that does something the rules follow."""

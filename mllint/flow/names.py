@@ -269,7 +269,7 @@ class Names(State):
                     self.lose_all([alts], node)
                 old = value.slots.get(name)
                 self.write(value.slots, name, alts if certain or old is None else join(old, alts))
-            elif isinstance(value, ClassValue) or isinstance(value, ModuleValue):
+            elif isinstance(value, (ClassValue, ModuleValue)):
                 self.write(value.slots, name, alts)
             elif isinstance(value, Opaque):
                 self.opaque_set(value, name, alts, node)

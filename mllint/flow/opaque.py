@@ -126,13 +126,9 @@ class Unknown(State):
         if name == "get" and inputs and isinstance(inputs[0], Const) and isinstance(inputs[0].value, str) and not value.sources:
             return one(Opaque(("index", base_key, inputs[0].key), depth=value.depth))  # `config.get("epochs", 9)` is `config["epochs"]`
         followed = [v for v in inputs if (isinstance(v, Instance) and v.kind in FOLLOWED) or isinstance(v, (Function, Bound, Partial))]
-        if (
-            followed
-            or any(isinstance(v, Instance) and v.cls is not None for v in inputs)
-            or any(isinstance(v, (Sequence, Mapping)) for v in inputs)
-        ):
-            if "unknown" in value.tags or not value.sources:
-                self.lose_all([*args, *keywords.values()], node)
+        holding = any((isinstance(v, Instance) and v.cls is not None) or isinstance(v, (Sequence, Mapping)) for v in inputs)
+        if (followed or holding) and ("unknown" in value.tags or not value.sources):
+            self.lose_all([*args, *keywords.values()], node)
         for alts in (*args, *keywords.values()):
             for given, _ in alts:
                 if value.sources and "unknown" not in value.tags and isinstance(given, (Function, Bound)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.state import State
@@ -31,14 +32,15 @@ from mllint.flow.values import (
 if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
 
+NOTHING: Alts = ()
 #: Functions through which a size stays the size it was.
 ROUNDING = frozenset(("int", "float", "round", "ceil", "floor", "abs"))
 #: Wrappers that iterate over what they are given and nothing else.
 PASSING = frozenset((
     "tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.std.tqdm", "tqdm.notebook.tqdm", "tqdm.tqdm_notebook", "tqdm.asyncio.tqdm", "tqdm.trange",
-    "tqdm.auto.trange", "rich.progress.track", "fastprogress.progress_bar", "fastprogress.master_bar", "alive_progress.alive_it", "progressbar.progressbar",
-    "tqdm.contrib.tenumerate", "itertools.chain", "itertools.islice", "itertools.cycle", "copy.copy", "more_itertools.peekable",
-    "prefetch_generator.BackgroundGenerator",
+    "tqdm.auto.trange", "rich.progress.track", "fastprogress.progress_bar", "fastprogress.master_bar", "alive_progress.alive_it",
+    "progressbar.progressbar", "tqdm.contrib.tenumerate", "itertools.chain", "itertools.islice", "itertools.cycle", "copy.copy",
+    "more_itertools.peekable", "prefetch_generator.BackgroundGenerator",
 ))  # fmt: skip
 PLACES = re.compile(r"%(?:\(\w+\))?[-+ #0]*\d*(?:\.(\d+))?([a-zA-Z%])")
 FIELDS = re.compile(r"\{([^{}:!]*)(?:![rsa])?(?::([^{}]*))?\}")
@@ -62,7 +64,7 @@ class Python(State):
         if short in ROUNDING:
             return self.rounded(short, args, node)
         method = getattr(self, "python_" + short.lower(), None)
-        return method(args, keywords, node) if method is not None else None  # type: ignore[no-any-return]
+        return method(args, keywords, node) if method is not None else None
 
     def passing(self: Interpreter, short: str, args: list[Alts], keywords: dict[str, Alts]) -> Alts:
         """tqdm and the like: what comes out is what went in; trange counts; chain and enumerate keep the number of turns."""
@@ -94,9 +96,9 @@ class Python(State):
                 self.note_format(args[0], one(Const(f"round:{digits.value}")), node)
         if isinstance(value, Const) and isinstance(value.value, (int, float, str)):
             try:
-                known = {"int": int, "float": float, "abs": abs}.get(short)
-                if known is not None:
-                    return one(Const(known(value.value), value.soft))  # type: ignore[arg-type]
+                known: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "abs": abs}
+                if short in known:
+                    return one(Const(known[short](value.value), value.soft))
             except (ValueError, OverflowError, TypeError):
                 return one(self.unknown())
             return one(value)
@@ -149,7 +151,8 @@ class Python(State):
         if parts and all(isinstance(p, Sequence) and p.length is not None for p in parts):
             rows = zip(*(p.elements() for p in parts), strict=False)
             return one(Sequence(self.fresh(), [one(Sequence(self.fresh(), list(row), "tuple")) for row in rows]))
-        elements, over, size = [], frozenset[Instance](), ()
+        elements: list[Alts] = []
+        over, size = frozenset[Instance](), NOTHING
         for part in parts:
             element, length, held = self.iteration(part)
             elements.append(element)
