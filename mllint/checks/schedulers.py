@@ -388,6 +388,11 @@ def scheduler_on_replaced_optimizer(scheduler: Thing, history: History) -> Itera
     for step in history.possible(parent(history, scheduler), "step"):
         for other in rivals(history, optimizer):
             born, update = history.made(other), living(history, other, step)
+            if born is not None and update is None and other.id not in scheduled:
+                update = next_turn(history, optimizer, made, other, born, step)
+                if update is not None:
+                    yield outlived(scheduler, optimizer, other, update, step, confidence(step, update, made, born))
+                    return
             if born is None or update is None or (other.id in scheduled and other.made_at != optimizer.made_at):
                 continue
             if (born.order > made.order or other.made_at == optimizer.made_at) and not alive(history, optimizer, step, update):
@@ -410,6 +415,32 @@ def living(history: History, optimizer: Thing, step: Event) -> Event | None:
     """The optimizer's step in the loops of the schedule's step."""
     steps = history.possible(optimizer, "step")
     return next((u for u in steps if shared_loop(u, step) is not None and not history.exclusive(u, step)), None)
+
+
+def next_turn(history: History, optimizer: Thing, made: Event, other: Thing, born: Event, step: Event) -> Event | None:
+    """The optimizer's step, where another one takes its name at the end of a turn: in the next turn that one is stepped."""
+    if other.name != optimizer.name or history.events(other, "step"):
+        return None
+    for update in history.possible(optimizer, "step"):
+        loop = shared_loop(update, born)
+        if loop is not None and born.order > update.order and within(step, loop) and not within(made, loop):
+            return update
+    return None
+
+
+def outlived(scheduler: Thing, optimizer: Thing, other: Thing, update: Event, step: Event, sureness: str | None) -> Hit:
+    return Hit(
+        scheduler.made_at,
+        f"{called(scheduler)} drives an optimizer that is replaced at the end of a turn, so its steps then change nothing",
+        path(
+            (optimizer.made_at, "the optimizer it was built on"),
+            (scheduler.made_at, "built here"),
+            (other.made_at, "its place is taken here"),
+            (update.span, "the new one is stepped in the next turn"),
+            (step.span, "while the schedule moves the old one"),
+        ),
+        confidence=sureness,
+    )
 
 
 def alive(history: History, optimizer: Thing, step: Event, update: Event) -> bool:
