@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import DEEPEST_CALL, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -207,8 +207,8 @@ class Calls(State):
         ident = id(function.node)
         times = self.entries.get(ident, 0)
         if self.costs.get(ident, 0) > self.costly and times > 1:
+            self.lose_all([*args, *keywords.values()], node)
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
-            self.lose_all([a for a in (*args, *keywords.values()) if function.owner is None or a is not args[0]], node)
             return one(self.opaque(("call", function.key, self.fresh()), inputs, frozenset(("unknown",))))
         if len(self.calls) >= DEEPEST_CALL or times >= MOST_ENTRIES or self.recurs(function):
             return self.not_entered(function, times, args, keywords, node)
@@ -217,7 +217,9 @@ class Calls(State):
         plain = not self.carries(args) and not self.carries(keywords.values())
         if plain and ident in self.inert:
             return self.summary(function, args, keywords, node)
-        if not self.relevance.matters(function.node) and (plain or (function.owner is not None and not self.carries(args[1:]))):
+        if not (self.relevance.matters(function.node) if times < FEW_ENTRIES else self.relevance.leads(function.node)) and (
+            plain or (function.owner is not None and not self.carries(args[1:]))
+        ):
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             return one(self.opaque(("call", function.key, self.fresh()), inputs))
         steps, records = self.steps, len(self.records)
@@ -277,11 +279,11 @@ class Calls(State):
         """A call that is not followed any further. It is worth a word only where it could have mattered."""
         given = [*args, *keywords.values()]
         held = frozenset().union(*(self.inside(v) for a in given for v, _ in a))
-        if any(i.kind in ("optimizer", "scheduler", "scaler") for i in held) or self.project.active_function(function.node):
+        if any(i.kind in ("optimizer", "scheduler", "scaler") for i in held) or self.relevance.leads(function.node):
             if len(self.calls) >= DEEPEST_CALL:
                 self.limit(f"calls nested deeper than {DEEPEST_CALL} were not followed")
             elif times >= MOST_ENTRIES:
-                self.limit(f"`{function.name}` was followed {MOST_ENTRIES} times and no further")
+                self.often.add(function.name)
         self.lose_all(given, node)
         return one(self.opaque(("call", function.key, self.fresh()), [self.meet(a) for a in args if a], frozenset(("unknown",))))
 

@@ -16,7 +16,7 @@ from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
 from mllint.flow.relevance import Relevance
-from mllint.flow.state import COSTLY, COSTLY_REHEARSED
+from mllint.flow.state import COSTLY, COSTLY_REHEARSED, MOST_ENTRIES
 from mllint.flow.values import (
     Alts,
     Bound,
@@ -122,6 +122,9 @@ class Walk:
             interpreter.limit("the code nests deeper than can be followed")
         except Exception as error:  # one entry that breaks the interpreter must not take the others with it
             self.broke(file, name, error)
+        if interpreter.often:
+            shown = ", ".join(f"`{n}`" for n in sorted(interpreter.often)[:3]) + (", ..." if len(interpreter.often) > 3 else "")
+            interpreter.limit(f"{shown} followed {MOST_ENTRIES} times and no further")
         history = history_of(interpreter, name)
         interpreter.take_changes(mark)
         self.seen |= interpreter.entered
@@ -170,11 +173,12 @@ class Walk:
         for node in nodes:
             if isinstance(node, ast.ClassDef):
                 value = single(module.slots.get(node.name, ()))
-                if isinstance(value, ClassValue) and value.node is node and not self.used(value):
+                decides = self.interpreter.relevance.decides(node)
+                if decides and isinstance(value, ClassValue) and value.node is node and not self.used(value):
                     history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))
                     if history is not None:
                         yield history
-            elif id(node) not in self.seen:
+            elif id(node) not in self.seen and self.interpreter.relevance.decides(node):
                 for value in values_of(module.slots.get(node.name, ())):
                     history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))
                     if history is not None:

@@ -91,7 +91,12 @@ class Losing(State):
     def called_back(self: Interpreter, value: Function | Bound, node: ast.AST, seen: set[int]) -> None:
         """A function handed to unseen code: it may be called, with what it knows and arguments that are not known."""
         function = value.function if isinstance(value, Bound) else value
-        if not isinstance(function, Function) or self.entries.get(id(function.node), 0) > 1:
+        if not isinstance(function, Function):
+            return
+        if self.entries.get(id(function.node), 0) > 1:  # walked before; what this one closes over may be used all the same
+            self.lose_all([one(value.receiver)] if isinstance(value, Bound) else [], node, seen)
+            if function.env.parent is not None:
+                self.lose_all(list(function.env.slots.values()), node, seen)
             return
         before, made = len(self.records), self.counter
         result = self.call_value(value, [], {}, node)

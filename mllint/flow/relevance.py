@@ -14,6 +14,8 @@ from mllint.read.tables import Knowledge
 
 #: Kinds whose constructors make a function worth entering.
 MADE = frozenset(("optimizer", "scheduler", "scaler", "accelerator", "engine"))
+#: What a finding needs besides a maker: somebody goes backward, or reads a learning rate.
+DECISIVE = frozenset(("backward", "GradScaler", "manual_backward", "get_last_lr", "param_groups"))
 #: Methods of Python's own containers: a project's method of that name is not what most calls mean.
 EVERYDAY = frozenset(dir(dict)) | frozenset(dir(list)) | frozenset(dir(set)) | frozenset(dir(str))
 #: A function of so few statements is entered whatever it does: sizes and settings come from such helpers.
@@ -24,34 +26,18 @@ class Relevance:
     """The names that lead to something, by the trees known; asked about one function at a time."""
 
     def __init__(self, trees: Iterable[ast.Module], knowledge: Knowledge) -> None:
-        self.names = (
-            set(ACTIVE) | {"optim", "lr_scheduler", "no_grad", "inference_mode", "set_grad_enabled"} | {called(name) for name in CALLED}
-        )
-        for name, row in knowledge.objects.items():
-            if row.get("kind") in MADE:
-                self.names.add(name.rpartition(".")[2])
-        self.names = {name for name in self.names if "*" not in name}
+        makers = {name.rpartition(".")[2] for name, row in knowledge.objects.items() if row.get("kind") in MADE}
+        makers = {name for name in makers if "*" not in name} | {"optim", "lr_scheduler"}
+        uses = [(name, used) for tree in trees for name, used in definitions(tree.body)]
+        regions = {"no_grad", "inference_mode", "set_grad_enabled"}
+        self.names = spread(set(ACTIVE) | makers | regions | {called(name) for name in CALLED}, uses)
+        self.decisive = spread(makers | DECISIVE, uses)
         self._known: dict[int, tuple[ast.AST, bool]] = {}
         self._short: dict[int, tuple[ast.AST, bool]] = {}
-        self._spread(trees)
 
-    def _spread(self, trees: Iterable[ast.Module]) -> None:
-        """Add the names of all functions and classes that use a name that leads to something, until nothing is added."""
-        users: dict[str, set[str]] = {}
-        fresh: list[str] = []
-        for tree in trees:
-            for name, used in definitions(tree.body):
-                if name.startswith("__") or name in EVERYDAY:
-                    continue  # every class, every container has those: they say nothing about who is meant
-                if used & self.names and name not in self.names:
-                    fresh.append(name)
-                for other in used - CALLED:
-                    users.setdefault(other, set()).add(name)
-        while fresh:
-            name = fresh.pop()
-            if name not in self.names:
-                self.names.add(name)
-                fresh.extend(users.get(name, ()))
+    def decides(self, node: ast.AST) -> bool:
+        """The code may make a followed object, go backward or read a learning rate: without one of those no rule has anything to say."""
+        return not self.decisive.isdisjoint(used_in(node))
 
     def leads(self, node: ast.AST) -> bool:
         """The function may lead to something the rules follow."""
@@ -66,6 +52,25 @@ class Relevance:
         if known is None:
             known = self._short[id(node)] = (node, length(node) <= SHORT)
         return known[1] or self.leads(node)
+
+
+def spread(names: set[str], uses: list[tuple[str, set[str]]]) -> set[str]:
+    """Add the names of all functions and classes that use one of these names, until nothing is added."""
+    users: dict[str, set[str]] = {}
+    fresh: list[str] = []
+    for name, used in uses:
+        if name.startswith("__") or name in EVERYDAY:
+            continue  # every class, every container has those: they say nothing about who is meant
+        if used & names and name not in names:
+            fresh.append(name)
+        for other in used - CALLED:
+            users.setdefault(other, set()).add(name)
+    while fresh:
+        name = fresh.pop()
+        if name not in names:
+            names.add(name)
+            fresh.extend(users.get(name, ()))
+    return names
 
 
 def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:

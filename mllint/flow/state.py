@@ -48,15 +48,17 @@ MOST_STEPS = 150_000
 DEEPEST_CALL = 24
 #: Times one function is entered from one entry: enough for every call site of a helper in a script.
 MOST_ENTRIES = 24
+#: The same for a function that leads to nothing the rules follow: settings and sizes are known after a few calls.
+FEW_ENTRIES = 4
 
 #: Alternatives of a slot that holds optimizers, schedulers or scalers: as many as a registry of schedules usually names.
 MOST_THINGS = 16
 NARROW = frozenset(("optimizer", "scheduler", "scaler"))
 
-#: Statements one function may cost from one entry before it is not entered again: four or five times a long training loop.
-COSTLY = 10_000
+#: Statements one function may cost from one entry before it is not entered again: three times a long training loop.
+COSTLY = 6_000
 #: The same in a rehearsal, where only the attributes that methods set matter.
-COSTLY_REHEARSED = 2_000
+COSTLY_REHEARSED = 1_500
 #: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
 LONG_WALK = 120
 
@@ -111,6 +113,7 @@ class State:
         self.costly = COSTLY
         self.entered: set[int] = set()
         self.limits: set[str] = set()
+        self.often: set[str] = set()
         self.opaque_slots: Slots = {}
         self.option_defaults: dict[str, Any] = {}
         self.option_values: dict[tuple, Any] = {}
@@ -132,6 +135,7 @@ class State:
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
         self.costly = COSTLY
+        self.often = set()
         self.stopped: Span | None = None
         self.steps = self.choices = 0
         self.file = file
