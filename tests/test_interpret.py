@@ -126,6 +126,26 @@ def test_what_leaves_is_lost(tmp_path: Path, way: str) -> None:
     assert not history.never(scheduler(history), "step")
 
 
+def test_every_closure_handed_over_is_lost(tmp_path: Path) -> None:
+    body = """
+    import unseen
+    class Helper:
+        def __init__(self, s): self.s = s
+        def go(self): self.s.step()
+    def give(s):
+        def hook(): s.step()
+        unseen.register(hook)
+        unseen.register(Helper(s).go)
+    give(StepLR(opt, 1))
+    give(StepLR(opt, 2))
+    give(StepLR(opt, 3))
+    give(StepLR(opt, 4))
+    """
+    history = run(tmp_path, body)
+    assert len(history.things("scheduler")) == 4
+    assert all(thing.lost is not None for thing in history.things("scheduler"))
+
+
 def test_what_only_harmless_code_sees_is_not_lost(tmp_path: Path) -> None:
     history = run(tmp_path, "import json\ns = StepLR(opt, 1)\nprint(s)\ntorch.save(s.state_dict(), 'x')\nlen([s])\nisinstance(s, StepLR)")
     assert scheduler(history).lost is None

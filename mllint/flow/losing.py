@@ -21,6 +21,7 @@ from mllint.flow.values import (
     Opaque,
     Partial,
     Sequence,
+    one,
 )
 
 if TYPE_CHECKING:
