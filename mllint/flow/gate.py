@@ -13,12 +13,11 @@ from mllint.model.rule import Rule
 
 #: Literals, each searched with `in`: the cheapest test there is. One of them must occur in a file of interest.
 WORDS = (
-    b".backward(", b"zero_grad", b"clip_grad", b"lr_scheduler", b"GradScaler", b"autocast", b"_schedule", b"unscale_", b"torch.optim",
-    b"optim.", b"import optim", b"Scheduler", b"scheduler.step", b".step(", b"get_last_lr",
+    b"backward(", b"GradScaler", b"_schedule", b"Scheduler", b"torch.optim", b"optim.", b"import optim", b"get_last_lr", b"param_groups",
 )  # fmt: skip
 
 #: What starts a program: a main guard, or a line at the left margin that does something.
-STARTS = re.compile(rb"^(?:if\s+__name__\s*==|for |while |with |[\w.]+(?:\([^\n]*\)|\.[\w.]+\([^\n]*)\s*$)", re.M)
+STARTS = re.compile(rb"\n(?:if\s+__name__\s*==|for |while |with |[A-Za-z_][\w.]*\((?:[^\n]*\))?[ \t\r]*(?:#[^\n]*)?\n)")
 #: A pattern that starts with one certain byte is searched several times faster than one that starts with `^`.
 IMPORTS = re.compile(rb"\n[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import|import[ \t]+([\w., \t]+))")
 
@@ -51,7 +50,7 @@ def of_interest(data: bytes, words: Iterable[bytes] = WORDS) -> bool:
 
 
 def starts_program(data: bytes) -> bool:
-    return STARTS.search(data) is not None
+    return STARTS.search(b"\n" + data + b"\n") is not None
 
 
 def imported(data: bytes) -> list[str]:

@@ -158,14 +158,17 @@ class Project:
 
     def absolute(self, file: PythonFile, module: str | None, level: int) -> str:
         """The project's name of an imported module: seen from the importing file's folder, its parents, or where it is unique."""
-        question = (file.source.path, module, level)
+        return self.absolute_from(file.source.path.rpartition("/")[0], module, level)
+
+    def absolute_from(self, folder: str, module: str | None, level: int) -> str:
+        """The same for an import in any file of a folder."""
+        question = (folder, module, level)
         known = self._absolute.get(question)
         if known is None:
-            known = self._absolute[question] = self.absolute_from(file.source.path, module, level)
+            known = self._absolute[question] = self._seen_from(folder.replace("/", "."), module, level)
         return known
 
-    def absolute_from(self, path: str, module: str | None, level: int) -> str:
-        folder = path.rpartition("/")[0].replace("/", ".")
+    def _seen_from(self, folder: str, module: str | None, level: int) -> str:
         if level:
             for _ in range(level - 1):
                 folder = folder.rpartition(".")[0]

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from mllint.flow.project import Project
     from mllint.model.rule import Rule
 
+#: file -> the files of the project it imports
+Imported = dict[str, tuple[str, ...]]
+
 #: Bytes of Python in the files asked about up to which each of them is parsed, so that every syntax error is told: under half a
 #: second of work. In a larger scan only files of interest are parsed.
 MOST_PARSED = 8_000_000
@@ -48,14 +51,15 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
             if project.asked_about(path):
                 project.check(path)
         return set(), [], set()
-    near = None if project.selected is None else neighbourhood(project, imports)
+    imported = imported_files(project, imports)
+    near = None if project.selected is None else neighbourhood(imported, project.selected)
     if near is not None:
         interesting &= near
     if not interesting:
         return set(), [], set()
-    reach = reaching(project, imports, interesting)
+    reach = reaching(imported, interesting)
     starting = sorted(path for path in reach if (near is None or path in near) and starts(project, path))
-    return interesting, starting, with_imported(project, imports, {*interesting, *starting})
+    return interesting, starting, with_imported(imported, {*interesting, *starting})
 
 
 def starts(project: Project, path: str) -> bool:
@@ -68,22 +72,38 @@ def as_code(data: bytes) -> bytes:
     return data.replace(b'\\n",', b"\n").replace(b'"from ', b"\nfrom ").replace(b'"import ', b"\nimport ")
 
 
-def imported_files(project: Project, imports: dict[str, list[str]], path: str) -> Iterator[str]:
-    for name in imports.get(path, ()):
-        level = len(name) - len(name.lstrip("."))
-        module = project.absolute_from(path, name[level:] or None, level)
-        while module:
-            target = project.path_of_module(module)
-            if target is not None and target != path:
-                yield target
-            module = module.rpartition(".")[0]
+def imported_files(project: Project, imports: dict[str, list[str]]) -> Imported:
+    """Which files of the project each file imports; files of one folder see the same modules."""
+    graph: Imported = {}
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    for path, names in imports.items():
+        folder = path.rpartition("/")[0]
+        targets: list[str] = []
+        for name in names:
+            found = known.get((folder, name))
+            if found is None:
+                found = known[folder, name] = tuple(files_of(project, folder, name))
+            targets.extend(found)
+        graph[path] = tuple(dict.fromkeys(target for target in targets if target != path))
+    return graph
 
 
-def reaching(project: Project, imports: dict[str, list[str]], targets: set[str]) -> set[str]:
+def files_of(project: Project, folder: str, name: str) -> Iterator[str]:
+    """The file of an imported module and those of the packages around it, which run first."""
+    level = len(name) - len(name.lstrip("."))
+    module = project.absolute_from(folder, name[level:] or None, level)
+    while module:
+        target = project.path_of_module(module)
+        if target is not None:
+            yield target
+        module = module.rpartition(".")[0]
+
+
+def reaching(imported: Imported, targets: set[str]) -> set[str]:
     """The files that import one of the targets, directly or not, and the targets."""
     importers: dict[str, set[str]] = {}
-    for path in imports:
-        for target in imported_files(project, imports, path):
+    for path, files in imported.items():
+        for target in files:
             importers.setdefault(target, set()).add(path)
     found, fresh = set(targets), list(targets)
     while fresh:
@@ -94,17 +114,16 @@ def reaching(project: Project, imports: dict[str, list[str]], targets: set[str])
     return found
 
 
-def neighbourhood(project: Project, imports: dict[str, list[str]]) -> set[str]:
+def neighbourhood(imported: Imported, selected: Iterable[str]) -> set[str]:
     """With some files named: those, what they import, and what imports them."""
-    assert project.selected is not None
-    return with_imported(project, imports, reaching(project, imports, set(project.selected)))
+    return with_imported(imported, reaching(imported, set(selected)))
 
 
-def with_imported(project: Project, imports: dict[str, list[str]], paths: set[str]) -> set[str]:
+def with_imported(imported: Imported, paths: set[str]) -> set[str]:
     """The files and what they import, directly or not."""
     found, fresh = set(paths), list(paths)
     while fresh:
-        for target in imported_files(project, imports, fresh.pop()):
+        for target in imported.get(fresh.pop(), ()):
             if target not in found:
                 found.add(target)
                 fresh.append(target)
