@@ -336,3 +336,18 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     (tmp_path / "flag").write_text("")
     run(tmp_path, f"import os\nos.remove({str(tmp_path / 'flag')!r})\ns = StepLR(opt, 1)\nopt.step()")
     assert (tmp_path / "flag").exists()
+
+
+def test_an_accessor_is_read_however_often(tmp_path: Path) -> None:
+    body = """
+    class T:
+        def __init__(self): self._s = StepLR(opt, 1)
+        @property
+        def s(self): return self._s
+        def go(self):
+            for name in ("a", "b"):
+                self.s.state_dict(); self.s.get_last_lr(); self.s.state_dict()
+            self.s.step()
+    T().go()
+    """
+    assert steps(run(tmp_path, body))

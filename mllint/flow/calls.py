@@ -217,9 +217,7 @@ class Calls(State):
         plain = not self.carries(args) and not self.carries(keywords.values())
         if plain and ident in self.inert:
             return self.summary(function, args, keywords, node)
-        if not (self.relevance.matters(function.node) if times < FEW_ENTRIES else self.relevance.leads(function.node)) and (
-            plain or (function.owner is not None and not self.carries(args[1:]))
-        ):
+        if self.idle(function, times) and (plain or (function.owner is not None and not self.carries(args[1:]))):
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             return one(self.opaque(("call", function.key, self.fresh()), inputs))
         steps, records = self.steps, len(self.records)
@@ -232,9 +230,17 @@ class Calls(State):
             return one(self.generator(function, env, node))
         result = self.run(function, env, node, None)
         self.costs[ident] = self.costs.get(ident, 0) + self.steps - steps
+        if self.carries([result]):
+            self.gives.add(ident)
         if plain and self.steps - steps > LONG_WALK:
             self.note_inert(function, result, records)
         return result
+
+    def idle(self: Interpreter, function: Function, times: int) -> bool:
+        """Walking the function (again) can tell nothing: it leads to nothing the rules follow, and gave no object so far."""
+        if times < FEW_ENTRIES or id(function.node) in self.gives:
+            return not self.relevance.matters(function.node)
+        return not self.relevance.leads(function.node)
 
     def carries(self: Interpreter, given: Iterable[Alts]) -> bool:
         """Something among the arguments could do what the rules follow: a followed object, an object of the project, a function."""

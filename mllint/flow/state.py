@@ -110,6 +110,7 @@ class State:
         self.loops: list[Loop] = []
         self.entries: dict[int, int] = {}
         self.costs: dict[int, int] = {}
+        self.gives: set[int] = set()
         self.costly = COSTLY
         self.entered: set[int] = set()
         self.limits: set[str] = set()
@@ -135,7 +136,7 @@ class State:
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
         self.costly = COSTLY
-        self.often = set()
+        self.often, self.gives = set(), set()
         self.stopped: Span | None = None
         self.steps = self.choices = 0
         self.file = file
