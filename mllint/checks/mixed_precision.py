@@ -505,6 +505,8 @@ def scaler_state_not_saved(scaler: Thing, history: History) -> Iterator[Hit]:
     if off(scaler) or not history.events(scaler, "scale") or not history.never(scaler, "state_dict"):
         return
     for optimizer in history.things("optimizer"):
+        if not any(step.via == scaler.id for step in history.events(optimizer, "step")):
+            continue  # another loop's optimizer
         saved, resumed = history.possible(optimizer, "state_dict"), history.possible(optimizer, "load_state_dict")
         if saved and resumed:
             yield Hit(
