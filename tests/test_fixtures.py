@@ -35,7 +35,7 @@ def _places(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_every_fixture_has_its_list():
-    folders = {path.name for path in FIXTURES.iterdir() if path.is_dir()}
+    folders = {path.name for path in FIXTURES.iterdir() if path.is_dir()} - {"projects"}  # these have their own test
     assert folders == {path.name.removesuffix(".expected.json") for path in EXPECTED}
 
 
