@@ -165,7 +165,7 @@ class Walk:
 
     def leftovers(self, file: PythonFile) -> Iterator[History]:
         """Classes whose methods nobody called, then functions nobody called."""
-        nodes = acting(file)
+        nodes = [node for node in acting(file) if self.interpreter.relevance.decides(node)]
         if not nodes:
             return
         self.interpreter.begin(file)
@@ -173,12 +173,11 @@ class Walk:
         for node in nodes:
             if isinstance(node, ast.ClassDef):
                 value = single(module.slots.get(node.name, ()))
-                decides = self.interpreter.relevance.decides(node)
-                if decides and isinstance(value, ClassValue) and value.node is node and not self.used(value):
+                if isinstance(value, ClassValue) and value.node is node and not self.used(value):
                     history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))
                     if history is not None:
                         yield history
-            elif id(node) not in self.seen and self.interpreter.relevance.decides(node):
+            elif id(node) not in self.seen:
                 for value in values_of(module.slots.get(node.name, ())):
                     history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))
                     if history is not None:

@@ -28,7 +28,12 @@ class Relevance:
     def __init__(self, trees: Iterable[ast.Module], knowledge: Knowledge) -> None:
         makers = {name.rpartition(".")[2] for name, row in knowledge.objects.items() if row.get("kind") in MADE}
         makers = {name for name in makers if "*" not in name} | {"optim", "lr_scheduler"}
-        uses = [(name, used) for tree in trees for name, used in definitions(tree.body)]
+        self._used: dict[int, tuple[ast.AST, set[str]]] = {}
+        uses: list[tuple[str, set[str]]] = []
+        for tree in trees:
+            for node, used in definitions(tree.body):
+                self._used[id(node)] = (node, used)
+                uses.append((node.name, used))
         regions = {"no_grad", "inference_mode", "set_grad_enabled"}
         self.names = spread(set(ACTIVE) | makers | regions | {called(name) for name in CALLED}, uses)
         self.decisive = spread(makers | DECISIVE, uses)
@@ -37,13 +42,15 @@ class Relevance:
 
     def decides(self, node: ast.AST) -> bool:
         """The code may make a followed object, go backward or read a learning rate: without one of those no rule has anything to say."""
-        return not self.decisive.isdisjoint(used_in(node))
+        known = self._used.get(id(node))
+        return not self.decisive.isdisjoint(known[1] if known is not None else used_in(node))
 
     def leads(self, node: ast.AST) -> bool:
         """The function may lead to something the rules follow."""
         known = self._known.get(id(node))
         if known is None:
-            known = self._known[id(node)] = (node, not self.names.isdisjoint(used_in(node)))
+            used = self._used.get(id(node))
+            known = self._known[id(node)] = (node, not self.names.isdisjoint(used[1] if used is not None else used_in(node)))
         return known[1]
 
     def matters(self, node: ast.AST) -> bool:
@@ -73,17 +80,25 @@ def spread(names: set[str], uses: list[tuple[str, set[str]]]) -> set[str]:
     return names
 
 
-def definitions(body: list[ast.stmt]) -> Iterable[tuple[str, set[str]]]:
-    """(name, names used inside) of every function and class; a class stands for its methods' making, each method for itself."""
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(body: list[ast.stmt]) -> Iterable[tuple[Definition, set[str]]]:
+    """Every function and class with the names used inside; a class stands for its methods' making, each method for itself."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node.name, used_in(node)
+            yield node, used_in(node)
         elif isinstance(node, ast.ClassDef):
             everything: set[str] = set()
-            for name, used in definitions(node.body):
+            for base in (*node.bases, *node.decorator_list):
+                everything |= used_in(base)
+            for inner, used in definitions(node.body):
                 everything |= used
-                yield name, used
-            yield node.name, everything
+                yield inner, used
+            for statement in node.body:
+                if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    everything |= used_in(statement)
+            yield node, everything
         elif isinstance(node, (ast.If, ast.Try)):
             yield from definitions(node.body)
             yield from definitions(node.orelse)
