@@ -203,7 +203,7 @@ class _Run:
         marks: dict[str, FileMarks] = {}
         for file in self.discovery.files:
             path = file.path
-            if path not in hit_paths and not (about_marks and self._selected(path)):
+            if path not in hit_paths and not (about_marks and self._selected(path) and self.project.may_be_marked(path)):
                 continue
             if may_hold_marks(self.project.bytes_of(path), path in hit_paths) and (source := self._source(path)) is not None:
                 marks[path] = FileMarks(comments(source), self.selection.members, also)

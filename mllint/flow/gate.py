@@ -16,6 +16,9 @@ WORDS = (
     b"backward(", b"GradScaler", b"_schedule", b"Scheduler", b"torch.optim", b"optim.", b"import optim", b"get_last_lr", b"param_groups",
 )  # fmt: skip
 
+#: What a comment that speaks to us holds.
+MARK = b"mllint:"
+
 #: What starts a program: a main guard, or a line at the left margin that does something.
 STARTS = re.compile(rb"\n(?:if\s+__name__\s*==|for |while |with |[A-Za-z_][\w.]*\((?:[^\n]*\))?[ \t\r]*(?:#[^\n]*)?\n)")
 #: A pattern that starts with one certain byte is searched several times faster than one that starts with `^`.

@@ -41,6 +41,7 @@ class Project:
         self.problems: list[Problem] = []
         self.modules: dict[str, ModuleValue] = {}
         self.varying: set[str] = set()
+        self.marked: set[str] | None = None  # files with comments that speak to us, once the bytes have been seen
         self.own_tables = tuple(os.fspath(table) for table in tables)
         self.named = named
         self.advance: Callable[..., None] = advance or (lambda count=1, doing="", more=0: None)
@@ -91,6 +92,10 @@ class Project:
             return b""
         finally:
             os.close(fd)
+
+    def may_be_marked(self, path: str) -> bool:
+        """The file may hold a comment that speaks to us."""
+        return self.marked is None or path in self.marked
 
     def _problem(self, problem: Problem) -> None:
         if problem not in self.problems:

@@ -28,12 +28,18 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     rule_gate = None if rules is None or project.own_tables else gate.RuleGate(rules)
     interesting: set[str] = set()
     imports: dict[str, list[str]] = {}
+    programs: set[str] = set()
+    project.marked = set()
     size = 0
     for path, kind in project.files.items():
         project.advance(1, path)
         data = project.bytes_of(path)
         if rule_gate is not None and not rule_gate.open:
             rule_gate.see(data)
+        if gate.MARK in data:
+            project.marked.add(path)
+        if kind == "notebook" or gate.starts_program(data):
+            programs.add(path)
         if gate.of_interest(data, words):
             interesting.add(path)
         elif project.asked_about(path):
@@ -58,13 +64,8 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     if not interesting:
         return set(), [], set()
     reach = reaching(imported, interesting)
-    starting = sorted(path for path in reach if (near is None or path in near) and starts(project, path))
+    starting = sorted(path for path in reach & programs if near is None or path in near)
     return interesting, starting, with_imported(imported, {*interesting, *starting})
-
-
-def starts(project: Project, path: str) -> bool:
-    """The file is a program, not only a library."""
-    return project.files[path] == "notebook" or gate.starts_program(project.bytes_of(path))
 
 
 def as_code(data: bytes) -> bytes:
