@@ -146,7 +146,7 @@ class Walk:
     def does_something(self, file: PythonFile) -> bool:
         """The module's own statements lead to something the rules follow: it is a program, whatever its last line looks like."""
         plain = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-        return any(self.interpreter.relevance.leads(node) for node in file.tree.body if not isinstance(node, plain))
+        return any(self.interpreter.relevance.decides(node) for node in file.tree.body if not isinstance(node, plain))
 
     def script(self, file: PythonFile) -> Iterator[History]:
         """The file run as a program."""

@@ -90,6 +90,22 @@ class RuleGate:
                 del self._groups[name]
                 self.open.add(name)
 
+    def closed(self) -> dict[str, list[tuple[str, ...]]]:
+        """The rules that cannot fire by the files seen so far, with what is still missing."""
+        return dict(self._groups) if not self.open else {}
+
+    def join(self, closed: dict[str, list[tuple[str, ...]]]) -> None:
+        """Take into account what was seen elsewhere."""
+        if self.open:
+            return
+        for name, groups in list(self._groups.items()):
+            left = [g for g in groups if g in closed.get(name, ())]
+            if left:
+                self._groups[name] = left
+            else:
+                del self._groups[name]
+                self.open.add(name)
+
     def _pattern(self, group: tuple[str, ...]) -> re.Pattern[bytes]:
         known = self._patterns.get(group)
         if known is None:

@@ -58,7 +58,7 @@ NARROW = frozenset(("optimizer", "scheduler", "scaler"))
 #: Statements one function may cost from one entry before it is not entered again: three times a long training loop.
 COSTLY = 6_000
 #: The same in a rehearsal, where only the attributes that methods set matter.
-COSTLY_REHEARSED = 1_500
+COSTLY_REHEARSED = 500
 #: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
 LONG_WALK = 120
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
+import os
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mllint.flow import gate
@@ -19,6 +23,23 @@ Imported = dict[str, tuple[str, ...]]
 MOST_PARSED = 8_000_000
 
 
+#: Files from which on a second process looks at half of them.
+MANY = 600
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the bytes of some files told. Plain values throughout, so that another process can hand them over."""
+
+    interesting: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
+    imports: dict[str, list[str]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    closed: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+
+
 def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[str], list[str], set[str]]:
     """(files of interest, files a program starts in that reach one, all files these can enter).
 
@@ -31,23 +52,18 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     programs: set[str] = set()
     project.marked = set()
     size = 0
-    for path, kind in project.files.items():
-        project.advance(1, path)
-        data = project.bytes_of(path)
-        if rule_gate is not None and not rule_gate.open:
-            rule_gate.see(data)
-        if gate.MARK in data:
-            project.marked.add(path)
-        if kind == "notebook" or gate.starts_program(data):
-            programs.add(path)
-        if gate.of_interest(data, words):
-            interesting.add(path)
-        elif project.asked_about(path):
-            size += len(data)
+    for seen in look_at_all(project, words, rule_gate):
+        interesting.update(seen.interesting)
+        programs.update(seen.programs)
+        project.marked.update(seen.marked)
+        imports.update(seen.imports)
+        for path, length in seen.sizes.items():
+            size += length
             # Notebooks and files named one by one are read whatever is in them.
-            if kind == "notebook" or path in project.named:
-                project.check(path, data)
-        imports[path] = gate.imported(as_code(data) if kind == "notebook" else data)
+            if project.files[path] == "notebook" or path in project.named:
+                project.check(path)
+        if rule_gate is not None:
+            rule_gate.join(seen.closed)
     if size <= MOST_PARSED:
         for path in project.files:
             if path not in interesting and project.asked_about(path):
@@ -66,6 +82,64 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     reach = reaching(imported, interesting)
     starting = sorted(path for path in reach & programs if near is None or path in near)
     return interesting, starting, with_imported(imported, {*interesting, *starting})
+
+
+def look_at_all(project: Project, words: tuple[bytes, ...], rule_gate: gate.RuleGate | None) -> list[Seen]:
+    """Look at every file; many are shared with a second process, which is there at once where `fork` is."""
+    paths = list(project.files)
+    threads = sys.modules.get("threading")
+    alone = threads is None or threads.active_count() == 1
+    if len(paths) < MANY or not hasattr(os, "fork") or not alone:
+        return [look(project, paths, words, rule_gate)]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            found = look(project, paths[1::2], words, rule_gate)
+            with os.fdopen(writing, "wb") as stream:
+                marshal.dump([getattr(found, name) for name in Seen.__slots__], stream)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    own = look(project, paths[::2], words, rule_gate)
+    with os.fdopen(reading, "rb") as stream:
+        data = stream.read()
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        return [own, look(project, paths[1::2], words, rule_gate)]
+    other = Seen(*marshal.loads(data))
+    for path in other.unreadable:
+        project.bytes_of(path)  # once more, so that this process has the problem too
+    project.advance(len(other.imports))
+    return [own, other]
+
+
+def look(project: Project, paths: list[str], words: tuple[bytes, ...], rule_gate: gate.RuleGate | None) -> Seen:
+    """What the bytes of these files tell."""
+    seen = Seen()
+    for path in paths:
+        kind = project.files[path]
+        project.advance(1, path)
+        problems = len(project.problems)
+        data = project.bytes_of(path)
+        if len(project.problems) > problems:
+            seen.unreadable.append(path)
+        if rule_gate is not None and not rule_gate.open:
+            rule_gate.see(data)
+        if gate.MARK in data:
+            seen.marked.append(path)
+        if kind == "notebook" or gate.starts_program(data):
+            seen.programs.append(path)
+        if gate.of_interest(data, words):
+            seen.interesting.append(path)
+        elif project.asked_about(path):
+            seen.sizes[path] = len(data)
+        seen.imports[path] = gate.imported(as_code(data) if kind == "notebook" else data)
+    if rule_gate is not None:
+        seen.closed = rule_gate.closed()
+    return seen
 
 
 def as_code(data: bytes) -> bytes:
