@@ -147,3 +147,19 @@ def test_each_file_advances_the_bar(tmp_path):
     )
     project.histories(RULES)
     assert sum(count for count, _ in steps) == 2 + sum(more for _, more in steps)
+
+
+def test_two_processes_see_what_one_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"pkg/m{n}.py": f"import pkg.m{n - 1}\n" if n else "def f(loss):\n    loss.backward()\n" for n in range(40)}
+    files["main.py"] = "import pkg.m39\nif __name__ == '__main__':\n    pass  # mllint: ignore[x]\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "pkg/__init__.py").write_text("")
+    found = []
+    for many in (10_000, 2):
+        monkeypatch.setattr("mllint.flow.survey.MANY", many)
+        project = Project(tmp_path, [File(name, "python") for name in (*files, "pkg/__init__.py", "gone.py")])
+        found.append((survey.survey(project), project.marked, [p.path for p in project.problems]))
+    assert found[0] == found[1]
+    assert found[0][0][1] == ["main.py"] and found[0][1] == {"main.py"} and found[0][2] == ["gone.py"]
