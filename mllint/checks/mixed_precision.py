@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from mllint.checks import each
@@ -175,7 +174,7 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
         if backward is None:
             continue
         scaler = history.thing(backward.arguments["loss"].scaled_by or -1)
-        if scaler is None or off(scaler) or rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
+        if scaler is None or scaler.lost is not None or off(scaler) or rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
             continue
         what, number = ("clipped", "threshold") if clip.action == "clip" else ("measured", "norm")
         yield Hit(
@@ -265,7 +264,7 @@ def unscale_outside_boundary(scaler: Thing, history: History) -> Iterator[Hit]:
     unscales = history.possible(scaler, "unscale_")
     for unscale in unscales:
         loop = innermost(unscale)
-        if off(scaler) or loop is None:
+        if off(scaler) or scaler.lost is not None or loop is None:
             continue
         step, arm = missed_boundary(history, scaler, unscale, loop)
         if step is not None:
@@ -359,7 +358,6 @@ def backward_in_autocast(history: History) -> Iterator[Hit]:
 
 #: Losses are scaled by numbers in the hundreds or more; weights and temperatures stay below.
 SMALLEST_SCALE = 128
-SCALE = re.compile(r"scal", re.IGNORECASE)
 
 
 @each(History)
@@ -419,17 +417,14 @@ def used_by(history: History, backward: Event) -> Event | None:
 
 
 def multiplied(backward: Event) -> bool:
-    """The loss is multiplied by what may be a scale: a big number or something of that name. The weight of a loss is none."""
-    key = backward.arguments["loss"].key
-    return key[:1] == ("*",) and any(may_be_scale(factor) for factor in key[1:])
+    """The loss is multiplied by a number of the size of a scale; weights and temperatures are no scales."""
+    return any(big(factor) for factor in backward.arguments["loss"].key[1:]) if backward.arguments["loss"].key[:1] == ("*",) else False
 
 
-def may_be_scale(factor: tuple) -> bool:
-    if factor[:1] == ("const",):
-        return isinstance(factor[1], (int, float)) and factor[1] >= SMALLEST_SCALE
+def big(factor: tuple) -> bool:
     if factor[:1] == ("*",):
-        return any(may_be_scale(f) for f in factor[1:])
-    return bool(SCALE.search(str(factor[-1] if factor else "")))
+        return any(big(f) for f in factor[1:])
+    return factor[:1] == ("const",) and isinstance(factor[1], (int, float)) and factor[1] >= SMALLEST_SCALE
 
 
 @each(History)
