@@ -174,7 +174,9 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
         if backward is None:
             continue
         scaler = history.thing(backward.arguments["loss"].scaled_by or -1)
-        if scaler is None or scaler.lost is not None or off(scaler) or rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
+        if scaler is None or scaler.lost is not None or off(scaler):
+            continue
+        if rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
             continue
         what, number = ("clipped", "threshold") if clip.action == "clip" else ("measured", "norm")
         yield Hit(

@@ -291,6 +291,8 @@ def optimizer_before_parameters(history: History) -> Iterator[Hit]:
             made = history.made(optimizer)
             if made is None or made.order > change.order or change.thing is None or change.thing.id not in owned(history, optimizer):
                 continue
+            if optimizer.lost is not None:
+                continue
             if history.exclusive(made, change) or holds_already(history, optimizer, change) or taken_later(history, optimizer, change):
                 continue
             used = next((s for s in history.possible(optimizer, "step") if s.order > change.order or comes_round(made, s, change)), None)

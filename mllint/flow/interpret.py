@@ -269,6 +269,7 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
                     contexts.append(value)
                 elif isinstance(value, External):
                     marks.append(MARKS.get(value.name, value.name))
+                    self.registered(value, function, decorator)
                 elif isinstance(value, Function) and not self.relevance.leads(value.node):
                     continue  # a decorator that does nothing the rules follow: the function stays what it is
                 elif isinstance(value, Opaque) and any(i.kind == "engine" for i in value.sources):
@@ -277,6 +278,8 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
                     function.contexts = tuple(contexts)
                     wrapped = self.call_value(value, [result], {}, decorator)
                     result = wrapped if any(not isinstance(v, (Opaque, Const)) for v in values_of(wrapped)) else result
+                elif isinstance(value, Opaque):
+                    self.registered(value, function, decorator)
         function.decorators = tuple(marks)
         function.contexts = tuple(contexts)
         self.write_name(node.name, result)

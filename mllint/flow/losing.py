@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mllint.flow.values import (
     ClassValue,
     Const,
     Context,
+    Env,
     External,
     Function,
     Generator,
@@ -26,6 +28,10 @@ from mllint.flow.values import (
 
 if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
+
+
+# Decorators of these libraries change a function and keep it for nobody else.
+PLAIN = sys.stdlib_module_names | {"torch"}
 
 
 class Losing(State):
@@ -59,7 +65,7 @@ class Losing(State):
             if value.lost is not None:
                 return  # what it is given later is lost when it is given
             value.lost = self.span(node)
-            if value.cls is not None and value.kind in ("", "scheduler", "optimizer", "module"):
+            if (value.cls is not None or not value.kind) and value.kind in ("", "scheduler", "optimizer", "module"):
                 for alts in list(value.slots.values()):
                     for inner, _ in alts:
                         if value.kind != "module" or getattr(inner, "kind", "") in NARROW:  # a trainer that is a module as well
@@ -87,7 +93,22 @@ class Losing(State):
         elif isinstance(value, Function):
             self.called_back(value, node, seen)
         elif isinstance(value, Generator):
-            value.run(lambda alts: 0)
+            value.run(lambda alts: self.lose_all([alts], node, seen) or NORMAL)  # type: ignore[func-returns-value]
+
+    def registered(self: Interpreter, decorator: External | Opaque, function: Function, node: ast.AST) -> None:
+        """A decorator that cannot be seen may keep the function and call it: that matters where it acts on objects from outside."""
+        key = decorator.key[1] if decorator.key[:1] == ("call",) else decorator.key
+        name = key[1] if isinstance(key, tuple) and key[:1] == ("ext",) else ""
+        if self.env.is_class or (isinstance(name, str) and name.split(".")[0] in PLAIN):
+            return
+        names = {n.id for n in ast.walk(function.node) if isinstance(n, ast.Name)}
+        held: set[Instance] = set()
+        env: Env | None = function.env
+        while env is not None:
+            held.update(i for n in names & env.slots.keys() for v, _ in env.slots[n] for i in self.inside(v))
+            env = env.parent
+        if any(i.kind in NARROW or (not i.kind and i.cls is not None and self.project.active(i.cls)) for i in held):
+            self.called_back(function, node, set())
 
     def called_back(self: Interpreter, value: Function | Bound, node: ast.AST, seen: set[int]) -> None:
         """A function handed to unseen code: it may be called, with what it knows and arguments that are not known."""

@@ -273,6 +273,8 @@ class Names(State):
                 self.write(value.slots, name, alts)
             elif isinstance(value, Opaque):
                 self.opaque_set(value, name, alts, node)
+            elif isinstance(value, External):
+                self.lose_all([alts], node)
 
     # ----------------------------------------------------------------- items
 
@@ -349,6 +351,8 @@ class Names(State):
                 self.library_set_item(value, position, alts, node)
             elif isinstance(value, Opaque):
                 self.opaque_set_item(value, position, alts, node)
+            elif isinstance(value, External):
+                self.lose_all([alts], node)
 
     def blur(self: Interpreter, value: Sequence, alts: Alts) -> None:
         """The sequence no longer has known positions."""
