@@ -38,9 +38,6 @@ from mllint.model.history import Frame
 if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
 
-#: Calling one of these is only asking.
-CALLABLE = (Function, Bound, ClassValue, External, Partial)
-
 
 class Calls(State):
     """Calls; mixed into the Interpreter."""

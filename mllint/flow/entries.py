@@ -109,7 +109,6 @@ class Walk:
         self.project = project
         self.interpreter = Interpreter(project, project.knowledge, Relevance(trees, project.knowledge))
         self.seen: set[int] = set()
-        self.instantiated: set[int] = set()
 
     def entry(self, file: PythonFile, name: str, body: Any) -> History | None:
         """Interpret one entry; the state is put back afterwards."""
@@ -128,7 +127,6 @@ class Walk:
         history = history_of(interpreter, name)
         interpreter.take_changes(mark)
         self.seen |= interpreter.entered
-        self.instantiated |= {id(i.cls.node) for i in interpreter.things if i.cls is not None}
         for text in sorted(interpreter.limits):
             problem = Problem("limit", f"{name}: {text}; what lies beyond was not looked at", file.source.path)
             if problem not in self.project.problems:
@@ -210,7 +208,7 @@ class Walk:
         records = len(interpreter.records)
         things = len(interpreter.things)
         interpreter.costly = COSTLY_REHEARSED
-        self.call_methods(made, [*hooks, *public], row, rehearsal=True)
+        self.call_methods(made, [*hooks, *public], row)
         interpreter.costly = COSTLY
         interpreter.costs.clear()
         del interpreter.records[records:]
@@ -220,7 +218,7 @@ class Walk:
         for thing in kept:
             thing.lost = thing.lost if thing.ident in unseen else None
         self.forget(interpreter, kept, made)
-        self.call_methods(made, [*hooks, *public], row, rehearsal=False)
+        self.call_methods(made, [*hooks, *public], row)
         told = {r.thing.ident for r in interpreter.records if r.thing is not None}
         told |= {i for r in interpreter.records for v in r.arguments.values() for i in v.sources}
         interpreter.things = [t for t in interpreter.things if t not in kept or t.ident in told]
@@ -242,7 +240,7 @@ class Walk:
             and n.func.attr != m.name
         }
 
-    def call_methods(self, made: Instance, names: list[str], row: dict[str, Any], rehearsal: bool) -> None:
+    def call_methods(self, made: Instance, names: list[str], row: dict[str, Any]) -> None:
         interpreter = self.interpreter
         for number, name in enumerate(names):
             bound = interpreter.method_of(made, name)

@@ -47,7 +47,6 @@ class Project:
         self.advance: Callable[..., None] = advance or (lambda count=1, doing="", more=0: None)
         self._knowledge = knowledge
         self._read: dict[str, PythonFile | None] = {}
-        self._bytes: dict[str, bytes] = {}
         self._by_name: dict[str, str] = {}
         self._by_stem: dict[str, list[str]] = {}
         self._packages: set[str] = set()
@@ -244,13 +243,6 @@ class Project:
         known = self._active.get(id(cls.node))
         if known is None:
             known = self._active[id(cls.node)] = acts(cls.node)
-        return known
-
-    def active_function(self, node: ast.AST) -> bool:
-        """A function whose body does something the rules follow."""
-        known = self._active.get(id(node))
-        if known is None:
-            known = self._active[id(node)] = acts(node)
         return known
 
     def text_of(self, file: PythonFile, node: ast.AST | None) -> str:

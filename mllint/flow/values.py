@@ -368,8 +368,6 @@ Alts = tuple[tuple[Abstract, Guard], ...]
 Slots = dict[Any, Alts]
 
 NONE = Const(None)
-TRUE = Const(True)
-FALSE = Const(False)
 
 
 def one(value: Abstract) -> Alts:
