@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 
+if __name__ == "__main__" and __spec__ is not None and __spec__.name == "mllint.__main__" and not sys.flags.safe_path:
+    # `python -m` puts the folder it stands in first: a project's own dis.py or json.py would be taken for Python's, and run.
+    del sys.path[0]
+
 
 def main() -> int:
     """Run the command line of this process and leave without tidying up where nothing is lost by it."""

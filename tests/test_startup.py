@@ -74,3 +74,29 @@ def test_version_loads_nothing(tmp_path):
 def test_the_net_catches_what_it_is_for(tmp_path):
     names, _ = loaded(["import argparse, json.decoder"], tmp_path, ("-c",))
     assert _roots(names) & HEAVY == {"argparse"}
+
+
+# What Python itself imports before it runs a module with `-m` is out of reach: `types` and what `runpy` needs besides.
+SHADOWED = ["argparse", "ast", "bisect", "copy", "dataclasses", "dis", "hashlib", "inspect", "json", "random", "rich", "shutil", "tempfile"]
+SHADOWED += ["textwrap", "token", "tokenize", "tomllib", "yaml"]
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "json"), ("--statistics",)], ids=" ".join)
+def test_modules_of_the_project_are_never_imported(flawed, options):
+    """A project may have a dis.py of its own; to scan it must not run it."""
+    for name in SHADOWED:
+        (flawed / f"{name}.py").write_text(f"raise SystemExit('{name} of the project was imported')\n", encoding="utf-8")
+    command = [sys.executable, "-m", "mllint", "scan", ".", *options]
+    done = subprocess.run(command, cwd=flawed, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "scheduler-never-stepped" in done.stdout
+    assert "was imported" not in done.stdout + done.stderr
+
+
+def test_a_checkout_runs_itself():
+    """Where the package stands in the folder itself, it is still found once that folder is off the path."""
+    folder = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-S", "-m", "mllint", "rules"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert "scheduler-never-stepped" in done.stdout
