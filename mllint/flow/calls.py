@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import COSTLY, DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -204,6 +204,8 @@ class Calls(State):
         ident = id(function.node)
         times = self.entries.get(ident, 0)
         if self.costs.get(ident, 0) > self.costly and times > 1:
+            if self.costly == COSTLY and self.relevance.leads(function.node):
+                self.often.add(function.name)
             self.lose_all([*args, *keywords.values()], node)
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             return one(self.opaque(("call", function.key, self.fresh()), inputs, frozenset(("unknown",))))

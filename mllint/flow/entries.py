@@ -123,7 +123,7 @@ class Walk:
             self.broke(file, name, error)
         if interpreter.often:
             shown = ", ".join(f"`{n}`" for n in sorted(interpreter.often)[:3]) + (", ..." if len(interpreter.often) > 3 else "")
-            interpreter.limit(f"{shown} followed {MOST_ENTRIES} times and no further")
+            interpreter.limit(f"{shown} followed {MOST_ENTRIES} times, or through {COSTLY:,} statements, and no further")
         history = history_of(interpreter, name)
         interpreter.take_changes(mark)
         self.seen |= interpreter.entered
