@@ -154,7 +154,7 @@ def scheduler_wrong_cadence(scheduler: Thing, history: History) -> Iterator[Hit]
     for step in history.possible(driver, "step"):
         loop = innermost(step)
         updates = [u for u in history.possible(optimizer, "step") if loop is not None and within(u, loop)]
-        if loop is None or not updates or step.arguments:
+        if loop is None or not updates or step.arguments or made_anew(history, scheduler, loop):
             continue
         why = mismatch(history, scheduler, step, updates[0], loop)
         if why is not None:
@@ -197,7 +197,7 @@ def mismatch(history: History, scheduler: Thing, step: Event, update: Event, loo
     """The unit the schedule is counted in, where it is not the loop's; with a confidence where that rests on numbers."""
     turning = update.turns()
     own = next(n for n, f in enumerate(turning) if f.key == loop.key)
-    inner, outer = turning[own + 1 :], turning[:own]
+    inner, outer = turning[own + 1 :], [f for f in turning[:own] if not made_anew(history, scheduler, f)]
     for key in horizon(scheduler):
         if inner and any(batches(history, f, inner) for f in factors(key)[0]):
             return "batches", None
@@ -207,6 +207,12 @@ def mismatch(history: History, scheduler: Thing, step: Event, update: Event, loo
             if small_beside(history, key, outer[-1]) and not scheduler.facts.get("warmup"):
                 return "epochs", "medium"
     return None
+
+
+def made_anew(history: History, scheduler: Thing, loop: Frame) -> bool:
+    """A loop over trials or folds: each turn has a schedule of its own, so its turns are no epochs of one."""
+    made = history.made(scheduler)
+    return made is not None and any(f.key == loop.key for f in made.turns())
 
 
 def every_turn_of(step: Event, update: Event, loop: Frame) -> bool:
