@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import COSTLY, DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import COSTLY_REHEARSED, DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -204,7 +204,7 @@ class Calls(State):
         ident = id(function.node)
         times = self.entries.get(ident, 0)
         if self.costs.get(ident, 0) > self.costly and times > 1:
-            if self.costly == COSTLY and self.relevance.leads(function.node):
+            if self.costly != COSTLY_REHEARSED and self.relevance.leads(function.node):
                 self.often.add(function.name)
             self.lose_all([*args, *keywords.values()], node)
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
@@ -293,7 +293,7 @@ class Calls(State):
         return one(self.opaque(("call", function.key, self.fresh()), [self.meet(a) for a in args if a], frozenset(("unknown",))))
 
     def is_generator(self: Interpreter, function: Function) -> bool:
-        return self.project.yields(function.node)
+        return b"yield" in function.env.file.source.data and self.project.yields(function.node)
 
     def generator(self: Interpreter, function: Function, env: Env, node: ast.AST) -> Generator:
         return Generator(self.fresh(), function, lambda on_yield: self.run(function, env, node, on_yield) and None)  # type: ignore[arg-type]

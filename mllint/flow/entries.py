@@ -16,7 +16,7 @@ from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
 from mllint.flow.relevance import Relevance
-from mllint.flow.state import COSTLY, COSTLY_REHEARSED, MOST_ENTRIES
+from mllint.flow.state import COSTLY_REHEARSED, COSTLY_UNASKED, MOST_ENTRIES
 from mllint.flow.values import (
     Alts,
     Bound,
@@ -123,7 +123,7 @@ class Walk:
             self.broke(file, name, error)
         if interpreter.often:
             shown = ", ".join(f"`{n}`" for n in sorted(interpreter.often)[:3]) + (", ..." if len(interpreter.often) > 3 else "")
-            interpreter.limit(f"{shown} followed {MOST_ENTRIES} times, or through {COSTLY:,} statements, and no further")
+            interpreter.limit(f"{shown} followed {MOST_ENTRIES} times, or through {interpreter.costly:,} statements, and no further")
         history = history_of(interpreter, name)
         interpreter.take_changes(mark)
         self.seen |= interpreter.entered
@@ -209,7 +209,7 @@ class Walk:
         things = len(interpreter.things)
         interpreter.costly = COSTLY_REHEARSED
         self.call_methods(made, [*hooks, *public], row)
-        interpreter.costly = COSTLY
+        interpreter.costly = COSTLY_UNASKED
         interpreter.costs.clear()
         del interpreter.records[records:]
         kept = interpreter.things[things:]
