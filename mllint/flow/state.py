@@ -152,8 +152,9 @@ class State:
 
     # ------------------------------------------------------------------ heap
 
-    def lose(self, value: Any, node: ast.AST, seen: set[int] | None = None) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # `mllint.flow.losing` has it
+
+        def lose(self, value: Any, node: ast.AST, seen: set[int] | None = None) -> None: ...
 
     def write(self, slots: Slots, key: Any, alts: Alts) -> None:
         """Set a slot, noting the old value for the arms of branches."""
