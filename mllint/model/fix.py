@@ -57,7 +57,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Take statements out, with the comment that stands behind them on their line; `pass` keeps a block that would be empty."""
+    """Take statements out; a comment behind them stays, and `pass` keeps a block that would be empty."""
 
     span: Span
 
@@ -129,6 +129,19 @@ class DropArgument:
 
 
 @dataclass(frozen=True, slots=True)
+class SetFormat:
+    """Write the number format `text` (`.3e`) where the value at `span` is formatted.
+
+    `span` is the value inside an f-string; or the whole `template % values`, the whole call of `template.format(...)`, of a logging
+    method or of `format(value, spec)`, and `index` then counts the conversions of the template from 0. A width and flags are kept.
+    """
+
+    span: Span
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AddImport:
     """Make `name` of `module` (or, without `name`, the module itself) known in a file, as `asname` where that is given.
 
@@ -144,7 +157,7 @@ class AddImport:
 
 
 Edit: TypeAlias = (
-    Replace | Rewrite | Insert | Delete | Move | Wrap | Unwrap | Dedent | Rename | SetArgument | DropArgument | AddImport
+    Replace | Rewrite | Insert | Delete | Move | Wrap | Unwrap | Dedent | Rename | SetArgument | DropArgument | SetFormat | AddImport
 )  # fmt: skip
 
 
