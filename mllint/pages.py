@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from mllint.model.finding import CONFIDENCES, SEVERITIES
 from mllint.model.rule import Rule
 
-HEADER_KEYS = ("severity", "confidence", "default", "since", "formerly", "libraries", "mentions", "also")
+HEADER_KEYS = ("severity", "confidence", "default", "since", "formerly", "libraries", "mentions", "also", "seen", "observable")
+OBSERVABLE = ("always", "active", "never")
 HEADINGS = ("What it finds", "Why it matters", "Bad", "Good", "Fix safety", "Limits", "References")
 
 
@@ -130,6 +131,8 @@ def read_page(path: str, topic: str, *, own: bool = False) -> Page:
         formerly=_words(header.get("formerly", "")),
         libraries=_words(header.get("libraries", "")),
         fixable=" fixed" in body and re.search(r"^```+\w+ fixed\b", body, re.MULTILINE) is not None,
+        seen=_seen(path, header.get("seen", "code")),
+        observable=_one_of(path, {"observable": "always"} | header, "observable", OBSERVABLE),
     )
     return Page(rule, path, text, _words(header.get("also", "")), own)
 
@@ -162,6 +165,13 @@ def _one_of(path: str, header: dict[str, str], key: str, allowed: Sequence[str])
     if value not in allowed:
         raise PageError(f"{path}: `{key}` must be one of {', '.join(allowed)}, not {value!r}")
     return value
+
+
+def _seen(path: str, value: str) -> tuple[str, ...]:
+    words = _words(value)
+    if not words or not set(words) <= {"code", "run"}:
+        raise PageError(f"{path}: `seen` names code, run, or both, not {value!r}")
+    return words
 
 
 def _words(value: str) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class _Run:
 
     def outcome(self) -> Outcome:
         wanted = self.selection.wanted
-        about_code = [page for name, page in sorted(self.pages.items()) if name in wanted and page.rule.topic != SUPPRESSIONS]
+        about_code = [page for name, page in sorted(self.pages.items()) if name in wanted and _read_for(page.rule)]
         hits = list(self._hits(about_code)) if about_code else []
         findings = self._findings(hits)
         findings = self._suppressed(findings, wanted)
@@ -284,6 +284,11 @@ class _Run:
         """The text of the first line of a span, or nothing where its file cannot be read any more."""
         source = self._source(span.path)
         return "" if source is None else source.line_text(span.line, span.cell)
+
+
+def _read_for(rule: Rule) -> bool:
+    """The rule is looked for by reading code; others are about marks, or seen only when something runs."""
+    return rule.topic != SUPPRESSIONS and "code" in rule.seen
 
 
 def _meets(subject: Any, conditions: Mapping[str, Any]) -> bool:

@@ -11,6 +11,10 @@ class Rule:
 
     `mentions` is the gate: every group must hold, a group holds when one of its words or regular expressions occurs in the bytes
     of some file of the project (flow rules) or of the file itself.
+
+    `seen` says how mistakes are found: "code" by reading it, "run" by watching it run (then a run reports what reading overlooked).
+    `observable` says what a run needs to judge a finding: "always" enough, "active" autocast and scaling that did not switch
+    themselves off, "never".
     """
 
     name: str
@@ -25,6 +29,8 @@ class Rule:
     formerly: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     fixable: bool = False
+    seen: tuple[str, ...] = ("code",)
+    observable: str = "always"
 
     @property
     def url(self) -> str:
