@@ -22,7 +22,7 @@ ALLOWED = {
     "discover": {"config", "model", "patterns"},
     "suppress": {"config", "read", "model"},
     "report": {"model"},
-    "runtime": {"checks", "flow", "read", "model"},
+    "runtime": {"report", "checks", "flow", "read", "model"},
     "session": {"discover", "read", "flow", "checks", "suppress", "pages", "config", "model"},
     "authoring": {"session", "discover", "checks", "pages", "config", "model"},
     "cli": {"authoring", "session", "discover", "pages", "config", "report", "model"},
