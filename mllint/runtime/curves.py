@@ -49,8 +49,6 @@ class Training:
     components: tuple[Curve, ...]
     times: tuple[Curve, ...]
     total: Curve
-    memory: Curve
-    resident: Curve
     skipped: int
 
 
@@ -87,6 +85,13 @@ def examples(part: Part) -> Examples | None:
     return Examples(tuple(int(number(row.get("step")) or 0) for row in rows), losses, predictions, targets)
 
 
+def memory(part: Part) -> list[Curve]:
+    """Memory of the device and of the process in bytes, over the steps of all optimizers in their order; only what was recorded."""
+    rows = part.of("step")
+    device, process = _curve("device", (row.get("memory") for row in rows)), _curve("process", (row.get("rss") for row in rows))
+    return [curve for curve in (device, process) if curve.known]
+
+
 def number(value: Any) -> float | None:
     """The value as a float where it is a number, else None."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -108,13 +113,11 @@ def _training(name: str, ident: int, rows: Sequence[Row]) -> Training:
         ident,
         tuple(int(number(row.get("step")) or 0) for row in rows),
         _curve("loss", (row.get("loss") for row in rows)),
-        tuple(_curve(f"group {k}" if groups > 1 else "lr", (_item(row.get("lr"), k) for row in rows)) for k in range(groups)),
+        tuple(_curve(f"lr, group {k}" if groups > 1 else "lr", (_item(row.get("lr"), k) for row in rows)) for k in range(groups)),
         _curve("gradient norm", (row.get("grad_norm") for row in rows)),
         tuple(_curve(str(key), (_table(row.get("components")).get(key) for row in rows)) for key in parts),
         tuple(curve for curve in (_curve(p, (_table(row.get("seconds")).get(p) for row in rows)) for p in PHASES) if curve.known),
         _curve("total", (_table(row.get("seconds")).get("total") for row in rows)),
-        _curve("device", (row.get("memory") for row in rows)),
-        _curve("resident", (row.get("rss") for row in rows)),
         sum(row.get("skipped") is True for row in rows),
     )
 
@@ -123,14 +126,14 @@ def _without_optimizer(rows: Sequence[Row]) -> Training:
     values = [_table(_table(row.get("arguments")).get("loss")).get("value") for row in rows]
     empty = Curve("", ())
     loss = _curve("loss", values)
-    return Training("no optimizer", None, tuple(range(len(rows))), loss, (), empty, (), (), empty, empty, empty, 0)
+    return Training("no optimizer", None, tuple(range(len(rows))), loss, (), empty, (), (), empty, 0)
 
 
 def _names(part: Part, idents: Iterable[int]) -> dict[int, str]:
     """A name for each optimizer: its class, with the place it was made at where the class alone does not tell it from the others."""
     idents = list(idents)
     short = {ident: str(part.things.get(ident, {}).get("type", "optimizer")).rsplit(".", 1)[-1] for ident in idents}
-    names = {}
+    names: dict[int, str] = {}
     for ident, name in short.items():
         if list(short.values()).count(name) > 1:
             place = part.own_step(part.things.get(ident, {}).get("site"))

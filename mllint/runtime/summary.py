@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from mllint.report import printable
-from mllint.runtime.curves import Curve, Training, steps, trainings
+from mllint.runtime.curves import Training, memory, steps, trainings
 from mllint.runtime.record import Part, Record
 
 if TYPE_CHECKING:
@@ -50,10 +50,8 @@ def write(record: Record, stream: IO[str], *, color: bool = False, width: int | 
     if width is None and stream.isatty():
         width = Console(file=stream).width
     text = io.StringIO()
-    system: Any = "standard" if color else None
-    console = Console(
-        file=text, width=width or 80, force_terminal=color, color_system=system, highlight=False, markup=False, emoji=False, legacy_windows=False
-    )
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "legacy_windows": False}
+    console = Console(file=text, width=width or 80, force_terminal=color, color_system="standard" if color else None, **plain)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     judged = [v for v in record.verdicts if not v.get("hidden")]
     _verdicts(judged, console)
@@ -192,11 +190,11 @@ def _line(console: Console, *words: tuple[str, str]) -> None:
     console.print(Text.assemble(*((word if n == 0 else "  " + word, style) for n, (word, style) in enumerate(words))), soft_wrap=True)
 
 
-def _sentence(console: Console, text: str, style: str = "") -> None:
+def _sentence(console: Console, text: str, style: str = "", *, indent: int = 2) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, 2)))
+    console.print(Padding(Text(printable(text), style=style), (0, 0, 0, indent)))
 
 
 def _total(findings: Sequence[Verdict], console: Console) -> None:
@@ -236,20 +234,21 @@ def _figures(part: Part, console: Console, levels: str) -> None:
         console.print()
         if len(several) > 1 or training.optimizer is None:
             _sentence(console, training.name, "bold")
-        console.print(_courses(training, levels))
+        _tabulate(console, _courses(training, levels))
         if training.skipped:
             _sentence(console, f"{_count(training.skipped, 'step')} skipped by the gradient scaler")
     times = [row for training in several for row in _times(training, training.name if len(several) > 1 else "")]
     if times:
         console.print()
-        console.print(_time_table(times))
-    if line := _memory(several):
+        _tabulate(console, _table(times, "time a step", "", ""))
+    if known := memory(part):
         console.print()
-        _sentence(console, line)
+        rows = [(c.name, size(c.known[0]), sparkline(c.values, levels), size(c.known[-1]), f"{size(max(c.known))} at most") for c in known]
+        _tabulate(console, _table(rows, "memory", "first", "", "last", ""))
 
 
 def _courses(training: Training, levels: str) -> Table:
-    table = _table("", "first", "", "last", "")
+    rows = []
     total = training.loss.values[-1] if training.loss.values else None
     for curve in (training.loss, *training.components, *training.rates, training.norm):
         if not curve.known:
@@ -260,8 +259,8 @@ def _courses(training: Training, levels: str) -> Table:
         share = f"{last / total:.0%} of it" if part and total and last is not None and math.isfinite(last / total) else ""
         remark = "constant" if curve.constant and curve in training.rates else share
         name = f"  {printable(curve.name)}" if part else curve.name
-        table.add_row(name, shown(curve.known[0]), sparkline(curve.values, levels), shown(curve.known[-1]), remark)
-    return table
+        rows.append((name, shown(curve.known[0]), sparkline(curve.values, levels), shown(curve.known[-1]), remark))
+    return _table(rows, "", "first", "", "last", "")
 
 
 def _times(training: Training, name: str) -> Iterator[tuple[str, str, str]]:
@@ -271,7 +270,7 @@ def _times(training: Training, name: str) -> Iterator[tuple[str, str, str]]:
     if not known:
         return
     total = statistics.median(known)
-    yield f"{name} step".strip(), duration(total), f"median of {len(known)}, without the first" if skip else "the only one"
+    yield printable(name) or "step", duration(total), f"median of {len(known)}, without the first" if skip else "the only one"
     rest = total
     for curve in training.times:
         values = [value for value in curve.values[skip:] if value is not None]
@@ -283,29 +282,22 @@ def _times(training: Training, name: str) -> Iterator[tuple[str, str, str]]:
         yield "  between", duration(rest), f"{rest / total:.0%}"
 
 
-def _time_table(rows: Iterable[tuple[str, str, str]]) -> Table:
-    table = _table("time a step", "", "")
-    for name, value, share in rows:
-        table.add_row(printable(name), value, share)
-    return table
-
-
-def _memory(several: Sequence[Training]) -> str:
-    parts = []
-    for kind, curves in (("device", [t.memory for t in several]), ("process", [t.resident for t in several])):
-        known = [value for curve in curves for value in curve.known]
-        if known:
-            parts.append(f"{kind} {size(known[0])} at the first step, {size(known[-1])} at the last, {size(max(known))} at most")
-    return f"memory: {'; '.join(parts)}" if parts else ""
-
-
-def _table(*names: str) -> Table:
+def _table(rows: Iterable[Sequence[str]], *names: str) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, show_edge=False, pad_edge=True, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for number, name in enumerate(names):
         table.add_column(name, justify="right" if number in (1, 3) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
+
+
+def _tabulate(console: Console, table: Table) -> None:
+    from rich.padding import Padding
+
+    console.print(Padding(table, (0, 0, 0, 2)))
 
 
 def _listing(console: Console, title: str, lines: Sequence[str], *, wrap: bool = False, all_of: bool = False) -> None:
@@ -315,11 +307,11 @@ def _listing(console: Console, title: str, lines: Sequence[str], *, wrap: bool =
     _sentence(console, title, "bold")
     for line in lines if all_of else lines[:LISTED]:
         if wrap:
-            _sentence(console, f"  {line}")
+            _sentence(console, line, indent=4)
         else:
             _line(console, (f"    {printable(line)}", ""))
     if len(lines) > LISTED:
-        _sentence(console, f"  and {len(lines) - LISTED} more")
+        _sentence(console, f"and {len(lines) - LISTED} more", indent=4)
 
 
 def _count(count: int, noun: str, plural: str = "") -> str:
