@@ -51,7 +51,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A hit under its rule's name. `hidden` says what suppressed it (comment, path, baseline); hidden ones stay in the report."""
+    """A hit under its rule's name. `hidden` says what suppressed it (comment, path, baseline); hidden ones stay in the report.
+
+    `verdict` is what a run said of it, and `evidence` what was seen there, a sentence each.
+    """
 
     rule: str
     topic: str
@@ -61,6 +64,7 @@ class Finding:
     key: str
     hidden: str | None = None
     verdict: str = "not run"
+    evidence: tuple[str, ...] = ()
 
     @property
     def span(self) -> Span:
