@@ -68,9 +68,8 @@ class _Replay:
                 continue
             place = self._place(row, boundaries)
             arguments = self._arguments(row)
-            events.append(
-                Event(len(events), row["action"], thing, self._span(row), place, arguments, row.get("via"), True, row.get("observed") or {})
-            )
+            seen = {**(row.get("observed") or {}), "n": row["n"]}
+            events.append(Event(len(events), row["action"], thing, self._span(row), place, arguments, row.get("via"), True, seen))
         return History(events, things, "run", defaults=self.defaults)
 
     # ---------------------------------------------------------------- places

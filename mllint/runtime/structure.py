@@ -86,6 +86,10 @@ class Structure:
         node = self.call(step)
         return ast.unparse(node.func.value) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
 
+    def function(self, step: Step) -> ast.AST | None:
+        """The function the step stands in, or the whole file."""
+        return next(iter(self._within(step)), None)
+
     # ---------------------------------------------------------------- trees
 
     def _within(self, step: Step) -> list[ast.AST]:

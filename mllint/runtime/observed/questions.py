@@ -1,0 +1,41 @@
+"""Questions several of these detectors ask of a watched process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mllint.model.history import Event, Frame
+from mllint.runtime.watched import Watched
+
+
+def loader_loop(event: Event) -> Frame | None:
+    """The innermost loop around the event that goes over a loader."""
+    return next((f for f in reversed(event.loops()) if f.over), None)
+
+
+def trained_loops(watched: Watched) -> frozenset[tuple]:
+    """The loops in which, or in whose turns, gradients are computed."""
+    return frozenset(f.key for e in watched.history.events(None, "backward") for f in e.loops())
+
+
+def trained_modules(watched: Watched) -> frozenset[int]:
+    """The root modules some backward pass reached."""
+    history = watched.history
+    reached = frozenset[int]().union(*(e.arguments["loss"].sources for e in history.events(None, "backward")))
+    return frozenset(t.id for t in history.things("module") if t.facts.get("parts", frozenset()) & reached)
+
+
+def evaluations(watched: Watched) -> Iterator[tuple[Frame, list[Event]]]:
+    """Loops over a loader without a backward pass, with the forward passes of trained modules in each."""
+    busy, trained = trained_loops(watched), trained_modules(watched)
+    found: dict[tuple, tuple[Frame, list[Event]]] = {}
+    for event in watched.history.events(None, "forward"):
+        loop = loader_loop(event)
+        if loop is not None and loop.key not in busy and event.thing is not None and event.thing.id in trained:
+            found.setdefault(loop.key, (loop, []))[1].append(event)
+    yield from found.values()
+
+
+def own(event: Event) -> bool:
+    """The place is in a file of the project."""
+    return bool(event.span.path) and not event.span.path.startswith("/")

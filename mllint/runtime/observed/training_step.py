@@ -1,0 +1,74 @@
+"""What a run shows of the optimisation step: gradients used twice, steps without any, parameters that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mllint.flow.questions import called, path
+from mllint.model.finding import Hit
+from mllint.runtime.observed.questions import own
+from mllint.runtime.watched import Watched
+
+#: One such step may have a reason of its own.
+TWICE = 2
+#: A parameter that did not move in so many steps, with a gradient and a rate above zero, does not move.
+STEPS_TO_MOVE = 3
+
+
+def missing_zero_grad(watched: Watched) -> Iterator[Hit]:
+    """Two steps in a row found gradient tensors that the step before had used and nothing had cleared."""
+    for optimizer in watched.history.things("optimizer"):
+        rows = [row for row in watched.steps if row.get("optimizer") == optimizer.id]
+        steps = watched.history.events(optimizer, "step")
+        if len(rows) > TWICE and all(row.get("stale") for row in rows[-TWICE:]) and steps and own(steps[0]):
+            yield Hit(
+                steps[0].span,
+                f"the gradients of {called(optimizer)} are never cleared in this loop, so every step adds to all before it",
+                path((optimizer.made_at, "created here"), (steps[0].span, "used here again")),
+            )
+
+
+def step_without_backward(watched: Watched) -> Iterator[Hit]:
+    for optimizer in watched.history.things("optimizer"):
+        steps = watched.history.events(optimizer, "step")
+        rows = [row for row in watched.steps if row.get("optimizer") == optimizer.id]
+        held = watched.part.things[optimizer.id].get("params") or ()
+        empty = all(len(row.get("none") or ()) == len(held) and not row.get("skipped") for row in rows)
+        if watched.history.events(None, "backward", "autograd-grad") or len(rows) < TWICE or not held or not empty:
+            continue
+        if not any(n in e.arguments for e in steps for n in ("closure", "0")) and own(steps[0]):
+            yield Hit(
+                steps[0].span,
+                f"{called(optimizer)} is stepped and no gradient was ever computed, so its parameters stay as they are",
+                path((optimizer.made_at, "created here"), (steps[0].span, "stepped here")),
+            )
+
+
+def parameter_never_changes(watched: Watched) -> Iterator[Hit]:
+    """Parameters with a gradient, a rate above zero, and the same values after every step."""
+    for optimizer in watched.history.things("optimizer"):
+        rows = [r for r in watched.steps if r.get("optimizer") == optimizer.id and not r.get("skipped") and all(r.get("lr") or [0])]
+        if len(rows) < STEPS_TO_MOVE:
+            continue
+        stuck = set(rows[0].get("unchanged") or ()).intersection(*(row.get("unchanged") or () for row in rows))
+        steps = watched.history.events(optimizer, "step")
+        if stuck and steps and own(steps[0]):
+            yield Hit(
+                steps[0].span,
+                f"{watched.names(sorted(stuck))} did not change in {len(rows)} steps of {called(optimizer)}, though there were gradients",
+                path((optimizer.made_at, "created here"), (steps[0].span, "stepped here")),
+            )
+
+
+def parameter_without_gradient(watched: Watched) -> Iterator[Hit]:
+    """Trainable parameters held by an optimizer that never got a gradient."""
+    never = set(watched.part.end.get("never_gradient") or ())
+    for optimizer in watched.history.things("optimizer"):
+        held = set(watched.part.things[optimizer.id].get("params") or ())
+        left, steps = sorted(held & never), watched.history.events(optimizer, "step")
+        if left and len(left) < len(held) and len(steps) >= TWICE:
+            yield Hit(
+                optimizer.made_at,
+                f"{watched.names(left)} of {called(optimizer)} never got a gradient in {len(steps)} steps",
+                path((optimizer.made_at, "created here"), (steps[0].span, "stepped here")),
+            )
