@@ -306,7 +306,7 @@ class Calls(State):
         self.env, self.file = env, env.file
         for context in reversed(function.contexts):
             self.open_regions(one(context), function.node)
-        call = Call(function, env, place=len(self.place), on_yield=on_yield)
+        call = Call(function, env, place=len(self.place), on_yield=on_yield, caller=kept[0])
         self.call = call
         self.calls.append(call)
         if on_yield is None:

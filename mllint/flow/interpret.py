@@ -21,6 +21,7 @@ from mllint.flow.methods import Methods
 from mllint.flow.names import Names
 from mllint.flow.opaque import Unknown
 from mllint.flow.python import Python
+from mllint.flow.reach import Reaching
 from mllint.flow.state import BREAK, CONTINUE, MOST_STEPS, NORMAL, RAISE, RETURN, Changes, Condition, State
 from mllint.flow.values import (
     NO_GUARD,
@@ -58,7 +59,7 @@ MARKS = {
 }
 
 
-class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followed, Methods, Unknown, Losing, Python, State):
+class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followed, Methods, Unknown, Losing, Python, Reaching, State):
     """One entry's interpretation. Statements here; expressions, calls and library knowledge in the modules beside."""
 
     # ------------------------------------------------------------ statements

@@ -22,7 +22,9 @@ def history_of(interpreter: Interpreter, entry: str) -> History:
     wanted = referenced(interpreter, records)
     things = {i.ident: thing(interpreter, i, wanted) for i in wanted}
     events = [
-        Event(n, r.action, None if r.thing is None else things.get(r.thing.ident), r.span, r.place, r.arguments, r.via, r.sure)
+        Event(
+            n, r.action, None if r.thing is None else things.get(r.thing.ident), r.span, r.place, r.arguments, r.via, r.sure, reach=r.reach
+        )
         for n, r in enumerate(records)
         if r.thing is None or r.thing.ident in things
     ]

@@ -28,7 +28,7 @@ from mllint.flow.values import (
     join,
 )
 from mllint.model.finding import Span
-from mllint.model.history import Frame, Value
+from mllint.model.history import Frame, Reach, Value
 
 if TYPE_CHECKING:
     from mllint.flow.project import Project
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from mllint.read.tables import Knowledge
 
 MISSING: Any = object()
+
+#: Actions at which a fix may begin, so that it is noted what could be named there.
+ANCHORS = frozenset(("step", "backward", "clip", "grad-read"))
 
 #: How a block ended.
 NORMAL, RETURN, BREAK, CONTINUE, RAISE = range(5)
@@ -78,6 +81,7 @@ class Record:
     arguments: dict[str, Value]
     via: int | None
     sure: bool
+    reach: tuple[Reach, ...] = ()
 
 
 @dataclass(slots=True)
@@ -285,6 +289,10 @@ class State:
 
     # ---------------------------------------------------------------- events
 
+    if TYPE_CHECKING:  # `mllint.flow.reach` has it
+
+        def names_around(self, node: ast.AST) -> tuple[Reach, ...]: ...
+
     def span(self, node: ast.AST) -> Span:
         known = self.spans.get(id(node))
         if known is None:
@@ -300,8 +308,9 @@ class State:
         via: Instance | None = None,
         sure: bool = True,
     ) -> None:
+        seen = self.names_around(node) if action in ANCHORS else ()
         self.records.append(
-            Record(action, thing, self.span(node), tuple(self.place), arguments or {}, None if via is None else via.ident, sure)
+            Record(action, thing, self.span(node), tuple(self.place), arguments or {}, None if via is None else via.ident, sure, seen)
         )
 
     def limit(self, text: str) -> None:

@@ -448,7 +448,7 @@ class Loop:
 
 @dataclass(slots=True)
 class Call:
-    """A function being run: what it returned so far, and the state changes of paths that returned early."""
+    """A function being run: what it returned so far, the state changes of paths that returned early, the names of who called it."""
 
     function: Function | None
     env: Env
@@ -456,6 +456,7 @@ class Call:
     exits: list[dict] = field(default_factory=list)
     place: int = 0
     on_yield: Callable[[Alts], int] | None = None
+    caller: Env | None = None
 
 
 def parts(instance: Instance, seen: set[int] | None = None) -> set[int]:

@@ -88,6 +88,24 @@ class Frame:
     text: str = ""
 
 
+#: Stands in a Reach for a value that is neither a followed thing nor None.
+OTHER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What one function around an event can name: the function the event stands in, or one that called it.
+
+    `at` is the event itself or the call that led to it, and the first `depth` frames of the event's place are around that. `names`
+    lead from an expression to what it may be there, each with the conditions under which: the id of an optimizer, scheduler or
+    scaler, None for the constant, or OTHER.
+    """
+
+    at: Span
+    depth: int
+    names: Mapping[str, tuple[tuple[int | None, frozenset], ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """`action` of `thing`, here, in this order.
@@ -96,7 +114,8 @@ class Event:
     few that belong to no single thing, whose `thing` is None: "backward" (arguments["loss"]), "clip" (arguments["of"]),
     "grad-read", "grad-written", "format". `made` is the creation of the thing. `via` is the id of a thing that did it
     (the scaler in `scaler.step(optimizer)` steps the optimizer too). `sure` is False where the receiver was one of several.
-    `observations` hold what only a run can see (norms, learning rates, modes).
+    `observations` hold what only a run can see (norms, learning rates, modes). `reach` says, innermost function first, what could
+    be named there (for steps, passes and clips; empty for others).
     """
 
     order: int
@@ -108,6 +127,7 @@ class Event:
     via: int | None = None
     sure: bool = True
     observations: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    reach: tuple[Reach, ...] = field(default=(), hash=False, compare=False, repr=False)
 
     def loops(self) -> list[Frame]:
         """The loops around this event, outermost first."""
