@@ -23,7 +23,8 @@ SUPPRESSIONS = "suppressions"
 class Outcome:
     """What a run has to show, and how to show the lines it speaks of.
 
-    `further` makes findings of hits that come from elsewhere (a watched run), under the same settings and comments.
+    `further` makes findings of hits that come from elsewhere (a watched run), under the same settings and comments; `bytes_of`
+    gives the bytes of a file as they were judged.
     """
 
     report: Report
@@ -31,6 +32,7 @@ class Outcome:
     files: int
     line_of: Callable[[Span], str]
     further: Callable[[Iterable[tuple[Rule, Hit]]], tuple[Finding, ...]]
+    bytes_of: Callable[[str], bytes]
 
 
 def scan(
@@ -43,14 +45,17 @@ def scan(
     extend_select: Sequence[str] = (),
     tables: Sequence[str] = (),
     advance: Callable[..., None] | None = None,
+    overlay: Mapping[str, bytes] | None = None,
 ) -> Outcome:
     """Look for every selected rule in the files that were found. `tables` are the paths of tables of the user's own;
-    `advance` is told of each file."""
+    `advance` is told of each file; `overlay` are bytes to judge in the place of those that some files hold."""
     from mllint.flow.project import Project
 
     rules = {name: page.rule for name, page in pages.items()}
     selection = Selection(config, rules, select, ignore, extend_select)
-    project = Project(discovery.root, list(discovery.files), discovery.selected, tables, named=discovery.named, advance=advance)
+    project = Project(
+        discovery.root, list(discovery.files), discovery.selected, tables, named=discovery.named, advance=advance, overlay=overlay
+    )
     if tables:
         _check_tables(project)
     return _Run(project, discovery, selection, pages).outcome()
@@ -97,7 +102,7 @@ class _Run:
         problems = tuple(dict.fromkeys((*self.discovery.problems, *self.project.problems, *self.problems)))
         report = Report(tuple(shown), tuple(p for p in problems if self._concerns(p)))
         report = replace(report, counts=self._counts(report, low))
-        return Outcome(report, self.selection.rules, self.discovery.checked, self.line_of, self.further)
+        return Outcome(report, self.selection.rules, self.discovery.checked, self.line_of, self.further, self.bytes_of)
 
     def further(self, hits: Iterable[tuple[Rule, Hit]]) -> tuple[Finding, ...]:
         """Findings of hits that come from elsewhere, those alone that the settings and comments let through, in path order."""
@@ -291,6 +296,12 @@ class _Run:
         except Exception:
             return None
         return None if file is None else file.source
+
+    def bytes_of(self, path: str) -> bytes:
+        """The bytes of a file as they were judged."""
+        source = self._source(path)
+        data: bytes = self.project.bytes_of(path) if source is None else source.data
+        return data
 
     def line_of(self, span: Span) -> str:
         """The text of the first line of a span, or nothing where its file cannot be read any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.gate import ACTIVE, CALLED
@@ -34,8 +34,10 @@ class Project:
         knowledge: Knowledge | None = None,
         named: frozenset[str] = frozenset(),
         advance: Callable[..., None] | None = None,
+        overlay: Mapping[str, bytes] | None = None,
     ) -> None:
         self.root = os.fspath(root)
+        self.overlay: Mapping[str, bytes] = overlay or {}  # bytes to read in the place of files, by path
         self.files: dict[str, str] = {f.path: f.kind for f in files}
         self.selected = selected
         self.problems: list[Problem] = []
@@ -75,6 +77,8 @@ class Project:
 
     def bytes_of(self, path: str) -> bytes:
         """A file's bytes; a file that cannot be opened is a problem and empty."""
+        if path in self.overlay:
+            return self.overlay[path]
         try:
             fd = os.open(os.path.join(self.root, path), os.O_RDONLY)
         except OSError as error:
