@@ -27,6 +27,7 @@ from mllint.flow.questions import (
     within,
 )
 from mllint.model.finding import Hit
+from mllint.model.fix import Fix, SetArgument, SetFormat
 from mllint.model.history import Event, Frame, History, Thing, counted, idle, steady
 
 # ------------------------------------------------------------------ never stepped
@@ -473,7 +474,16 @@ def lr_display_precision(history: History) -> Iterator[Hit]:
         digits = decimals(str(spec.constant))
         if digits is not None and digits < ENOUGH_DECIMALS:
             shown = f"`{value.text}`" if value.text else "the learning rate"
-            yield Hit(event.span, f"{shown} is shown with {digits} decimals (`{spec.constant}`), so a small one reads as zero")
+            said = f"{shown} is shown with {digits} decimals (`{spec.constant}`), so a small one reads as zero"
+            yield Hit(event.span, said, fix=_more_digits(event, str(spec.constant), shown))
+
+
+def _more_digits(event: Event, spec: str, shown: str) -> Fix:
+    """Scientific notation shows the rate whatever its size. A rounded one stays a number, which may be used: eight decimals."""
+    if spec.startswith("round:"):
+        return Fix(f"round {shown} to 8 decimals", "unsafe", (SetArgument(event.span, "ndigits", "8", position=1),))
+    index = event.arguments["index"].constant if "index" in event.arguments else 0
+    return Fix(f"show {shown} as `.3e`", "safe", (SetFormat(event.span, spec, ".3e", index),))
 
 
 def decimals(spec: str) -> int | None:

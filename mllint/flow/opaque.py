@@ -203,12 +203,14 @@ class Unknown(State):
         if isinstance(text, Const) and isinstance(text.value, str) and "%" in text.value:
             self.percent_format(text.value, one(Sequence(self.fresh(), args[1:], "tuple")), node)
 
-    def note_format(self: Interpreter, alts: Alts, spec: Alts, node: ast.AST) -> None:
-        """A number is written with this many digits: only learning rates matter, and they are sorted out at the end."""
+    def note_format(self: Interpreter, alts: Alts, spec: Alts, node: ast.AST, index: int = 0) -> None:
+        """A number is written with this many digits, at the place `index` of a template: only learning rates matter, and they are
+        sorted out at the end."""
         text = single(spec) if spec else None
         if not isinstance(text, Const) or not isinstance(text.value, str) or not text.value.rstrip("0123456789").endswith(("f", ".", ":")):
             return
         if text.value.endswith("f") or text.value.startswith("round:"):
             for value, _ in alts:
                 if isinstance(value, Opaque):
-                    self.record("format", None, node, {"value": self.value(one(value), node), "spec": Value(text.key)})
+                    place = Value(("const", index))
+                    self.record("format", None, node, {"value": self.value(one(value), node), "spec": Value(text.key), "index": place})

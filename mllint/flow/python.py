@@ -435,14 +435,15 @@ class Python(State):
     def text_method(self: Interpreter, receiver: Const, name: str, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
         if name == "format":
             number = 0
-            for field, spec in FIELDS.findall(receiver.value):
+            text = receiver.value.replace("{{", "").replace("}}", "")
+            for index, (field, spec) in enumerate(FIELDS.findall(text)):
                 if field == "":
                     alts = args[number] if number < len(args) else ()
                     number += 1
                 else:
                     alts = args[int(field)] if field.isdigit() and int(field) < len(args) else keywords.get(field, ())
                 if spec:
-                    self.note_format(alts, one(Const(spec)), node)
+                    self.note_format(alts, one(Const(spec)), node, index)
             return one(self.unknown())
         if name in ("lower", "upper", "strip") and not args:
             return one(Const(getattr(receiver.value, name)(), receiver.soft))
@@ -457,6 +458,6 @@ class Python(State):
         value = single(right)
         given = value.elements() if isinstance(value, Sequence) and value.length is not None else [right]
         places = [p for p in PLACES.findall(text) if p[1] != "%"]
-        for (digits, letter), alts in zip(places, given, strict=False):
+        for index, ((digits, letter), alts) in enumerate(zip(places, given, strict=False)):
             if digits:
-                self.note_format(alts, one(Const(f".{digits}{letter}")), node)
+                self.note_format(alts, one(Const(f".{digits}{letter}")), node, index)

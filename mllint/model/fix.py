@@ -130,13 +130,14 @@ class DropArgument:
 
 @dataclass(frozen=True, slots=True)
 class SetFormat:
-    """Write the number format `text` (`.3e`) where the value at `span` is formatted.
+    """Write the number format `text` (`.3e`) in the place of `was` (`.4f`) where the value at `span` is formatted.
 
     `span` is the value inside an f-string; or the whole `template % values`, the whole call of `template.format(...)`, of a logging
     method or of `format(value, spec)`, and `index` then counts the conversions of the template from 0. A width and flags are kept.
     """
 
     span: Span
+    was: str
     text: str
     index: int = 0
 
