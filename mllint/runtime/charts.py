@@ -34,7 +34,8 @@ class Chart:
 
     def figure(self) -> dict[str, Any]:
         """What Plotly takes."""
-        layout: dict[str, Any] = {"xaxis": {"title": {"text": self.x}}, "yaxis": {"title": {"text": self.y}}, "showlegend": len(self.traces) > 1}
+        layout: dict[str, Any] = {"xaxis": {"title": {"text": self.x}}, "yaxis": {"title": {"text": self.y}}}
+        layout["showlegend"] = len(self.traces) > 1
         if max((x for trace in self.traces for x in trace["x"]), default=0) <= 12:
             # Plotly would put marks between the steps.
             layout["xaxis"]["dtick"] = 1
@@ -88,7 +89,7 @@ def _components(several: Sequence[Training]) -> Iterator[Chart]:
 
 
 def _rates(part: Part, several: Sequence[Training]) -> Chart:
-    traces = []
+    traces: list[Trace] = []
     for training in several:
         for curve in training.rates:
             name = f"{training.name}, {curve.name}" if len(several) > 1 else curve.name

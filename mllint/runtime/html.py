@@ -243,7 +243,7 @@ def _phases(training: Training) -> list[str]:
 def _remarks(record: Record) -> Iterator[str]:
     yield from _list("Written for real, outside of the scratch copy", map(str, record.head.get("written") or ()))
     yield from _list("To know", dict.fromkeys(remarks(record)))
-    if record.error is not None and (output := str(record.head.get("output") or "").strip()):
+    if failure(record) is not None and (output := str(record.head.get("output") or "").strip()):
         yield f'<h2>Last lines of its output</h2>\n<div class="panel"><pre>{escape(output)}</pre></div>'
 
 

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from mllint.runtime.record import Part, Row
 
 #: What says nothing about the order within a step: creations, questions, marks written later about an earlier event.
-_ASIDE = frozenset({"make", "iter", "get_last_lr", "get_scale", "state_dict", "loss-used", "set_epoch", "replaced", "add_param_group", "autograd-grad"})
+_ASIDE = frozenset(
+    {"make", "iter", "get_last_lr", "get_scale", "state_dict", "load_state_dict", "loss-used", "set_epoch", "replaced", "add_param_group"}
+)
+#: Before the number of a repetition; reads better than a letter.
+TIMES = "\N{MULTIPLICATION SIGN}"
 _OPENERS = frozenset({"zero_grad", "grad-cleared", "forward", "train"})
 _NAMED = frozenset({"scheduler", "scaler", "accelerator", "engine"})
 
@@ -53,7 +57,7 @@ def counts(part: Part) -> dict[str, int]:
 
 
 def cycles(part: Part) -> list[Cycle]:
-    """The different orders of events around an optimizer step, each with the steps that show it; what comes after the last step is left out."""
+    """The different orders of events around an optimizer step, each with the steps that show it."""
     found: dict[tuple[str, ...], list[int]] = {}
     for number, events in enumerate(_steps(part)):
         found.setdefault(_shortened(events), []).append(number)
@@ -84,7 +88,8 @@ def _shortened(events: Sequence[str]) -> tuple[str, ...]:
     while at < len(events):
         length, times = _repetition(events, at)
         group = " → ".join(events[at : at + length])
-        shown.append(group if times == 1 else f"{group} ×{times}" if length == 1 else f"({group}) ×{times}")
+        group = group if length == 1 or times == 1 else f"({group})"
+        shown.append(group if times == 1 else f"{group} {TIMES}{times}")
         at += length * times
     return tuple(shown)
 

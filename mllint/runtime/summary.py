@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mllint.report import printable
 from mllint.runtime.curves import Training, memory, steps, trainings
 from mllint.runtime.record import Part, Record
+from mllint.runtime.sequence import TIMES, cycles
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,7 @@ REASONS = {
 }
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 COLUMNS = 24  # of a sparkline: with its name and two values it fits into 80
+ORDERS = 3  # of events in a step
 LISTED = 10  # of paths and notes; more are counted
 
 Verdict = Mapping[str, Any]
@@ -120,20 +122,24 @@ def reason(record: Record) -> str:
 
 
 def failure(record: Record) -> str | None:
-    """The exception that ended the run and where it was raised, in a line."""
+    """Why the run did not get as far as it should, in a line; None where it did."""
+    if problem := record.head.get("problem"):
+        return str(problem)
     error = record.error
     if error is None:
         return None
-    frames = error.get("frames") or []
-    here = next((frame for frame in frames if not str(frame[0]).startswith("/")), frames[0] if frames else None)
     lines = str(error.get("message") or "").strip().splitlines()
     text = f"{error.get('type')}: {lines[0]}" if lines else str(error.get("type"))
+    frames = error.get("frames") or []
+    here = next((frame for frame in frames if not str(frame[0]).startswith("/")), frames[0] if frames else None)
     return text + (f" at {here[0]}:{here[1]}" if here else "")
 
 
 def remarks(record: Record) -> Iterator[str]:
     """What the reader should know of the run: what was switched, what could not be watched."""
-    yield from record.head.get("notes") or ()
+    yield from map(str, record.head.get("notes") or ())
+    if kept := record.head.get("kept_out"):
+        yield f"{_count(kept, 'file')} it wrote in the project stayed in the scratch folder"
     for name, values in (record.head.get("set") or {}).items():
         yield f"--set changed `{name}` from {values[0]} to {values[1]}" if isinstance(values, list | tuple) else f"--set changed `{name}`"
     for part in record.trained:
@@ -216,16 +222,26 @@ def _run(record: Record, findings: Sequence[Verdict], console: Console, levels: 
     _sentence(console, headline(record))
     said = [str(sentence) for finding in findings for sentence in finding.get("evidence") or ()]
     problem = failure(record)
-    message = str((record.error or {}).get("message") or "").strip().splitlines()
-    if problem and not (message and any(message[0] in sentence for sentence in said)):
+    if problem and not any(problem in sentence for sentence in said):
         _sentence(console, problem, "magenta")
-    if record.head.get("ended") in ("error", "failed") and not findings and (output := str(record.head.get("output") or "").strip()):
-        _listing(console, "last lines of its output", output.splitlines()[-LISTED:], all_of=True)
     if record.main is not None:
+        _order(record.main, console, levels)
         _figures(record.main, console, levels)
     _listing(console, "written for real, outside of the scratch copy", list(map(str, record.head.get("written") or ())))
     _listing(console, "to know", list(dict.fromkeys(remarks(record))), wrap=True)
     console.print()
+
+
+def _order(part: Part, console: Console, levels: str) -> None:
+    """What a step is made of; the rarest of many orders are only counted."""
+    known = cycles(part)
+    arrow = " → " if levels == BLOCKS else " > "
+    for cycle in sorted(known, key=lambda cycle: -len(cycle.steps))[:ORDERS]:
+        events = arrow.join(cycle.events).replace(" → ", arrow).replace(TIMES, TIMES if levels == BLOCKS else "x")
+        console.print()
+        _sentence(console, f"{'step' if len(cycle.steps) == 1 else 'steps'} {cycle.when}: {events}")
+    if len(known) > ORDERS:
+        _sentence(console, f"and {_count(len(known) - ORDERS, 'other order')} of events")
 
 
 def _figures(part: Part, console: Console, levels: str) -> None:
@@ -300,12 +316,12 @@ def _tabulate(console: Console, table: Table) -> None:
     console.print(Padding(table, (0, 0, 0, 2)))
 
 
-def _listing(console: Console, title: str, lines: Sequence[str], *, wrap: bool = False, all_of: bool = False) -> None:
+def _listing(console: Console, title: str, lines: Sequence[str], *, wrap: bool = False) -> None:
     if not lines:
         return
     console.print()
     _sentence(console, title, "bold")
-    for line in lines if all_of else lines[:LISTED]:
+    for line in lines[:LISTED]:
         if wrap:
             _sentence(console, line, indent=4)
         else:
