@@ -399,14 +399,18 @@ def _rows(record: Record, kind: str) -> Iterator[Mapping[str, Any]]:
 def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], options: Options) -> Iterator[str]:
     sandbox = watched.sandbox
     if sandbox.kind == "copy":
-        yield f"ran in a copy of the project, because no layer could be laid over it ({sandbox.why})" if sandbox.why else (
-            "ran in a copy of the project"
+        yield (
+            f"ran in a copy of the project, because no layer could be laid over it ({sandbox.why})"
+            if sandbox.why
+            else ("ran in a copy of the project")
         )
         if sandbox.linked:
             yield f"links to the real files stood in the copy for {_listed(sandbox.linked)}"
     if sandbox.kind == "none":
-        yield f"ran on the real files, because neither a layer nor a copy was possible ({sandbox.why})" if sandbox.why else (
-            "ran on the real files"
+        yield (
+            f"ran on the real files, because neither a layer nor a copy was possible ({sandbox.why})"
+            if sandbox.why
+            else ("ran on the real files")
         )
     if changed:
         yield f"files of the project changed during the run: {_listed(changed)}"
