@@ -296,6 +296,7 @@ class Calls(State):
         return b"yield" in function.env.file.source.data and self.project.yields(function.node)
 
     def generator(self: Interpreter, function: Function, env: Env, node: ast.AST) -> Generator:
+        self.span(node)  # where it is run another file may be walked
         return Generator(self.fresh(), function, lambda on_yield: self.run(function, env, node, on_yield) and None)  # type: ignore[arg-type]
 
     def run(self: Interpreter, function: Function, env: Env, node: ast.AST, on_yield: Callable[[Alts], int] | None) -> Alts:

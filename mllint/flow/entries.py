@@ -9,13 +9,15 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from mllint.flow import processes
 from mllint.flow.gate import ACTING
 from mllint.flow.interpret import Interpreter
 from mllint.flow.project import Project, acts
 from mllint.flow.record import history_of
-from mllint.flow.relevance import Relevance
+from mllint.flow.relevance import Definition, Relevance
 from mllint.flow.state import COSTLY_REHEARSED, COSTLY_UNASKED, MOST_ENTRIES
 from mllint.flow.values import (
     Alts,
@@ -34,8 +36,15 @@ from mllint.model.finding import Problem
 from mllint.model.history import Frame, History
 from mllint.read.python import PythonFile
 
+#: A class or function that may be an entry: its file, and its number there.
+Place = tuple[str, int]
+
 #: Python frames a walk may nest: a call of the program costs about twenty of ours, and DEEPEST_CALL of those are followed.
 DEEPEST_STACK = 12_000
+
+
+#: Lines of code in the lighter half of what is left over from which on a second process walks that half: a tenth of a second of work.
+MANY_LINES = 600
 
 
 def histories(project: Project, interesting: set[str], starting: Sequence[str], entered: set[str]) -> Iterator[History]:
@@ -50,14 +59,56 @@ def histories(project: Project, interesting: set[str], starting: Sequence[str], 
                 project.advance(1, path)
             if file is not None and (path in starting or walk.does_something(file)):
                 yield from walk.script(file)
-        for path in sorted(interesting):
-            file = project.python_file(path)
-            project.advance(1, path)
-            if file is not None and not file.is_notebook:
-                yield from walk.leftovers(file)
-            project.release(path)
+        yield from leftovers(walk, sorted(interesting))
     finally:
         sys.setrecursionlimit(deep)
+
+
+def leftovers(walk: Walk, paths: list[str]) -> Iterator[History]:
+    """Walk what no program has used, file by file. Much of it is walked in two halves, by two processes where that is possible: what
+    an entry of the other half has used is then walked for nothing, and left out here."""
+    parts = halves({path: walk.weight(path) for path in paths})
+    walked: dict[Place, Walked] = {}
+    if len(parts) > 1:
+        before, inert = set(walk.seen), dict(walk.interpreter.inert)
+        other: dict[Place, Walked] | None = None
+        if processes.available():
+            import pickle
+
+            # The heavier half is walked here, so that nobody waits for the other.
+            walked, other = processes.beside(
+                lambda: walk.part(parts[0]), lambda: walk.elsewhere(paths, parts[1]), pickle.dumps, pickle.loads
+            )
+        else:
+            walked = walk.part(parts[0])
+        if other is None:
+            walk.seen, walk.interpreter.inert = set(before), inert
+            other = walk.part(parts[1])
+        walk.seen = before
+        walked |= other
+    for path in paths:
+        walk.project.advance(0 if path in parts[0] and walked else 1, path)
+        for number, node in walk.candidates(path):
+            if walk.used(node):
+                continue
+            known = walked.get((path, number)) or walk.walk(path, node)
+            walk.seen |= known.entered
+            walk.project.problems.extend(p for p in known.problems if p not in walk.project.problems)
+            yield from known.histories
+        walk.project.release(path)
+
+
+def halves(weights: dict[str, int]) -> list[list[str]]:
+    """The files in two parts of about the same weight, the heavier one first; in one where a second one is not worth a process."""
+    parts: list[list[str]] = [[], []]
+    sums = [0, 0]
+    for path in sorted(weights, key=lambda path: -weights[path]):
+        lighter = 0 if sums[0] <= sums[1] else 1
+        parts[lighter].append(path)
+        sums[lighter] += weights[path]
+    if min(sums) < MANY_LINES:
+        return [[*weights]]
+    return [sorted(part) for part in (parts if sums[0] >= sums[1] else parts[::-1])]
 
 
 #: Up to so many files that can be entered all of them are asked which names lead to something; beyond, only those of interest and the
@@ -102,6 +153,15 @@ def by_calls(
     return sorted(found, key=lambda n: n.name.encode() in called)
 
 
+@dataclass(slots=True)
+class Walked:
+    """What following one class or function gave. It is told to another process as it is."""
+
+    histories: list[History] = field(default_factory=list)
+    entered: set[int] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+
+
 class Walk:
     """The interpreter and what the entries so far have walked."""
 
@@ -109,6 +169,7 @@ class Walk:
         self.project = project
         self.interpreter = Interpreter(project, project.knowledge, Relevance(trees, project.knowledge))
         self.seen: set[int] = set()
+        self.possible: dict[str, list[tuple[int, Definition]]] = {}
 
     def entry(self, file: PythonFile, name: str, body: Any) -> History | None:
         """Interpret one entry; the state is put back afterwards."""
@@ -161,35 +222,79 @@ class Walk:
         if history is not None:
             yield history
 
-    def leftovers(self, file: PythonFile) -> Iterator[History]:
-        """Classes whose methods nobody called, then functions nobody called."""
-        nodes = [node for node in acting(file) if self.interpreter.relevance.decides(node)]
-        if not nodes:
-            return
-        self.interpreter.begin(file)
-        module = self.interpreter.run_module(file)
-        for node in nodes:
+    # ------------------------------------------------------------ what is left over
+
+    def candidates(self, path: str) -> list[tuple[int, Definition]]:
+        """The classes and functions of a file that may be entries, callers first, numbered."""
+        known = self.possible.get(path)
+        if known is None:
+            file, decides = self.project.python_file(path), self.interpreter.relevance.decides
+            some = file is not None and not file.is_notebook and any(decides(n) for n in file.tree.body if isinstance(n, Definition))
+            nodes = acting(file) if file is not None and some else []
+            known = self.possible[path] = list(enumerate(node for node in nodes if decides(node)))
+        return known
+
+    def weight(self, path: str) -> int:
+        """How many lines of the file are to be walked."""
+        return sum((n.end_lineno or n.lineno) - n.lineno + 1 for _, n in self.candidates(path) if not self.used(n))
+
+    def part(self, paths: list[str]) -> dict[Place, Walked]:
+        """Everything in these files that nobody has used."""
+        walked: dict[Place, Walked] = {}
+        for path in paths:
+            self.project.advance(1, path)
+            for number, node in self.candidates(path):
+                if not self.used(node):
+                    walked[path, number] = found = self.walk(path, node)
+                    self.seen |= found.entered
+        return walked
+
+    def elsewhere(self, paths: list[str], part: list[str]) -> dict[Place, Walked]:
+        """The same in a second process: what was entered is told by the functions that stand in the files of all parts, which both
+        processes know by the same numbers."""
+        self.project.advance = lambda count=1, doing="", more=0: None
+        walked = self.part(part)
+        shared: set[int] = set()
+        for file in filter(None, map(self.project.python_file, paths)):
+            for node in file.tree.body:
+                shared.update(map(id, self.methods(node)) if isinstance(node, ast.ClassDef) else (id(node),))
+        for found in walked.values():
+            found.entered &= shared
+        return walked
+
+    def walk(self, path: str, node: Definition) -> Walked:
+        """A class whose methods nobody called, or a function nobody called."""
+        found = Walked()
+        file = self.project.python_file(path)
+        assert file is not None
+        kept, self.project.problems = (self.project.problems, self.seen), found.problems
+        self.seen = found.entered
+        try:
+            self.interpreter.begin(file)
+            values = values_of(self.interpreter.run_module(file).slots.get(node.name, ()))
             if isinstance(node, ast.ClassDef):
-                value = single(module.slots.get(node.name, ()))
-                if isinstance(value, ClassValue) and value.node is node and not self.used(value):
-                    history = self.entry(file, f"{file.source.path}: class {node.name}", lambda value=value: self.use_class(value))
-                    if history is not None:
-                        yield history
-            elif id(node) not in self.seen:
-                for value in values_of(module.slots.get(node.name, ())):
-                    history = self.entry(file, f"{file.source.path}: {node.name}()", lambda value=value: self.use_function(value))
-                    if history is not None:
-                        yield history
+                whole = len(values) == 1 and isinstance(values[0], ClassValue) and values[0].node is node
+                entries = [self.entry(file, f"{path}: class {node.name}", lambda: self.use_class(values[0]))] if whole else []
+            else:
+                entries = [self.entry(file, f"{path}: {node.name}()", lambda value=value: self.use_function(value)) for value in values]
+        finally:
+            self.project.problems, self.seen = kept
+        found.histories.extend(history for history in entries if history is not None)
+        return found
 
-    def methods(self, cls: ClassValue) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-        return [n for n in cls.node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    def methods(self, cls: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return [n for n in cls.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
-    def used(self, cls: ClassValue) -> bool:
-        """Somebody has called a method of it besides the constructor."""
-        return any(id(m) in self.seen for m in self.methods(cls) if m.name != "__init__")
+    def used(self, node: Definition) -> bool:
+        """Somebody has called the function, or a method of the class besides the constructor."""
+        if not isinstance(node, ast.ClassDef):
+            return id(node) in self.seen
+        return any(id(m) in self.seen for m in self.methods(node) if m.name != "__init__")
 
     def use_function(self, value: Any) -> None:
         self.interpreter.unasked = True
+        if isinstance(value, Function):
+            self.interpreter.span(value.node, value.env.file)
         result = self.interpreter.call_value(value, [], {}, value.node if isinstance(value, Function) else self.interpreter.nowhere)
         self.interpreter.lose_all([result], self.interpreter.nowhere)
 
@@ -201,7 +306,7 @@ class Walk:
         made = single(interpreter.instantiate(cls, [], {}, cls.node))
         assert isinstance(made, Instance)
         hooks = [h for h in row.get("hooks", ()) if interpreter.class_attribute_exists(cls, h)]
-        others = [m.name for m in self.methods(cls) if m.name not in hooks and m.name != "__init__" and not m.name.startswith("__")]
+        others = [m.name for m in self.methods(cls.node) if m.name not in hooks and m.name != "__init__" and not m.name.startswith("__")]
         called = self.called_within(cls)
         public = [name for name in others if name not in called] or others
         public += ["__call__"] if interpreter.class_attribute_exists(cls, "__call__") else []
@@ -232,7 +337,7 @@ class Walk:
         """Names of methods that other methods of the class call: they are no entries of their own."""
         return {
             n.func.attr
-            for m in self.methods(cls)
+            for m in self.methods(cls.node)
             for n in ast.walk(m)
             if isinstance(n, ast.Call)
             and isinstance(n.func, ast.Attribute)
@@ -257,6 +362,7 @@ class Walk:
                 interpreter.place.append(Frame("loop", span, ("loop", "epochs"), "framework"))
                 interpreter.place.append(Frame("loop", span, ("loop", "batches"), "framework"))
             interpreter.unasked = True
+            interpreter.span(bound.function.node, bound.function.env.file)  # which may be that of a base or a decorator
             result: Alts = interpreter.call_value(bound, [], {}, bound.function.node)
             del interpreter.place[place:]
             if name == row.get("configures"):

@@ -293,10 +293,11 @@ class State:
 
         def names_around(self, node: ast.AST) -> tuple[Reach, ...]: ...
 
-    def span(self, node: ast.AST) -> Span:
+    def span(self, node: ast.AST, file: PythonFile | None = None) -> Span:
+        """Where the node stands: in the file being walked, if no other is named."""
         known = self.spans.get(id(node))
         if known is None:
-            known = self.spans[id(node)] = (node, self.file.source.span(node))
+            known = self.spans[id(node)] = (node, (file or self.file).source.span(node))
         return known[1]
 
     def record(

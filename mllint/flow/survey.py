@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import marshal
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mllint.flow import gate
+from mllint.flow import gate, processes
 
 if TYPE_CHECKING:
     from mllint.flow.project import Project
@@ -85,31 +83,18 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
 
 
 def look_at_all(project: Project, words: tuple[bytes, ...], rule_gate: gate.RuleGate | None) -> list[Seen]:
-    """Look at every file; many are shared with a second process, which is there at once where `fork` is."""
+    """Look at every file; many are shared with a second process."""
     paths = list(project.files)
-    threads = sys.modules.get("threading")
-    alone = threads is None or threads.active_count() == 1
-    if len(paths) < MANY or not hasattr(os, "fork") or not alone:
+    if len(paths) < MANY or not processes.available():
         return [look(project, paths, words, rule_gate)]
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            found = look(project, paths[1::2], words, rule_gate)
-            with os.fdopen(writing, "wb") as stream:
-                marshal.dump([getattr(found, name) for name in Seen.__slots__], stream)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    own = look(project, paths[::2], words, rule_gate)
-    with os.fdopen(reading, "rb") as stream:
-        data = stream.read()
-    _, status = os.waitpid(child, 0)
-    if status != 0:
+    own, other = processes.beside(
+        lambda: look(project, paths[::2], words, rule_gate),
+        lambda: look(project, paths[1::2], words, rule_gate),
+        lambda found: marshal.dumps([getattr(found, name) for name in Seen.__slots__]),
+        lambda data: Seen(*marshal.loads(data)),
+    )
+    if other is None:
         return [own, look(project, paths[1::2], words, rule_gate)]
-    other = Seen(*marshal.loads(data))
     for path in other.unreadable:
         project.bytes_of(path)  # once more, so that this process has the problem too
     project.advance(len(other.imports))
