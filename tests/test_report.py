@@ -289,6 +289,7 @@ def test_json_keeps_its_contract():
         "fix": {"title": "step it", "safety": "safe"},
         "key": "k" * 16,
         "verdict": "not run",
+        "evidence": [],
         "url": RULE.url,
         "hidden": None,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from mllint.model.finding import Problem, Report, Span
 from mllint.model.rule import Rule
@@ -16,7 +16,8 @@ FORMATS = {name: f"mllint.report.{name}" for name in ("text", "concise", "json",
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A report and all that is needed to show it. `line_of` gives the first line of a span; `help_of` the page of a rule."""
+    """A report and all that is needed to show it. `line_of` gives the first line of a span; `help_of` the page of a rule; `run` is
+    what is known of the run that judged the findings, where there was one."""
 
     report: Report
     rules: Mapping[str, Rule]
@@ -25,6 +26,7 @@ class View:
     seconds: float
     color: bool = False
     help_of: Callable[[str], str] | None = None
+    run: Mapping[str, Any] | None = None
 
     def count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.report.shown)
@@ -50,10 +52,11 @@ def render(
     files: int = 0,
     seconds: float = 0.0,
     help_of: Callable[[str], str] | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report in one of FORMATS."""
     pieces: Callable[[View], Iterator[str]] = importlib.import_module(FORMATS[format]).pieces
-    for piece in pieces(View(report, rules, line_of, files, seconds, color, help_of)):
+    for piece in pieces(View(report, rules, line_of, files, seconds, color, help_of, run)):
         _write(stream, piece)
 
 

@@ -15,6 +15,8 @@ def pieces(view: View) -> Iterator[str]:
     for finding in view.report.shown:
         text = [f"{where(finding.span)}: {finding.rule}: {finding.hit.message}"]
         text += [f"{label.text}: {where(label.span)}" for label in finding.hit.labels]
+        if finding.verdict != "not run":
+            text += [f"run: {finding.verdict}", *finding.evidence]
         text.append(f"mllint explain {finding.rule}")
         yield _command(LEVELS[finding.severity], _properties(finding), "\n".join(text))
     for problem in view.report.problems:

@@ -82,6 +82,8 @@ def _result(finding: Finding, index: dict[str, int], view: View) -> dict[str, An
         "partialFingerprints": {"mllintKey/v1": finding.key},
         "properties": {"confidence": finding.confidence, "topic": finding.topic, "verdict": finding.verdict},
     }
+    if finding.evidence:
+        result["properties"]["evidence"] = list(finding.evidence)
     if span.cell is not None:
         # Code scanning would take its fingerprint from a line of the file, which all findings of a notebook share.
         result["partialFingerprints"]["primaryLocationLineHash"] = f"{finding.key}:1"
@@ -94,7 +96,8 @@ def _result(finding: Finding, index: dict[str, int], view: View) -> dict[str, An
         result["fixes"] = [{"description": {"text": hit.fix.title}, "artifactChanges": changes}]
     if finding.hidden is not None:
         kind = "inSource" if finding.hidden == "comment" else "external"
-        result["suppressions"] = [{"kind": kind, "justification": f"hidden by {finding.hidden}"}]
+        said = "refuted by a run" if finding.hidden == "run" else f"hidden by {finding.hidden}"
+        result["suppressions"] = [{"kind": kind, "justification": said}]
     return result
 
 

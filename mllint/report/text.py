@@ -66,6 +66,7 @@ def _finding(finding: Finding, view: View, paint: Paint) -> Iterator[str]:
         yield f"  {paint('fix', 'good')}: {printable(fix.title)} ({fix.safety})\n"
     if finding.verdict != "not run":
         yield f"  run: {printable(finding.verdict)}\n"
+        yield from (f"    {printable(sentence)}\n" for sentence in finding.evidence)
     sure = "" if finding.confidence == "high" else f"  ({finding.confidence} confidence)"
     yield f"  help: mllint explain {finding.rule}{sure}\n\n"
 
