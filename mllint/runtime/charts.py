@@ -92,7 +92,7 @@ def _rates(part: Part, several: Sequence[Training]) -> Chart:
     traces: list[Trace] = []
     for training in several:
         for curve in training.rates:
-            name = f"{training.name}, {curve.name}" if len(several) > 1 else curve.name
+            name = ", ".join(word for word in (training.name if len(several) > 1 else "", curve.name) if word)
             traces.append(_line(training.steps, curve, name, len(traces)))
             traces[-1]["line"] = {"shape": "hv"}
     note = "It never moved." if traces and all(curve.constant for training in several for curve in training.rates) else ""

@@ -38,7 +38,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The steps of one optimizer; or, in a run that has none, the backward passes (`optimizer` is then None)."""
+    """The steps of one optimizer; or, in a run that has none, the backward passes (`optimizer` is then None).
+
+    `rates` has a curve for each parameter group, without a name where there is one group.
+    """
 
     name: str
     optimizer: int | None
@@ -92,6 +95,11 @@ def memory(part: Part) -> list[Curve]:
     return [curve for curve in (device, process) if curve.known]
 
 
+def rate_name(curve: Curve) -> str:
+    """What a learning rate is called among other curves."""
+    return f"lr, {curve.name}" if curve.name else "lr"
+
+
 def number(value: Any) -> float | None:
     """The value as a float where it is a number, else None."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -113,7 +121,7 @@ def _training(name: str, ident: int, rows: Sequence[Row]) -> Training:
         ident,
         tuple(int(number(row.get("step")) or 0) for row in rows),
         _curve("loss", (row.get("loss") for row in rows)),
-        tuple(_curve(f"lr, group {k}" if groups > 1 else "lr", (_item(row.get("lr"), k) for row in rows)) for k in range(groups)),
+        tuple(_curve(f"group {k}" if groups > 1 else "", (_item(row.get("lr"), k) for row in rows)) for k in range(groups)),
         _curve("gradient norm", (row.get("grad_norm") for row in rows)),
         tuple(_curve(str(key), (_table(row.get("components")).get(key) for row in rows)) for key in parts),
         tuple(curve for curve in (_curve(p, (_table(row.get("seconds")).get(p) for row in rows)) for p in PHASES) if curve.known),

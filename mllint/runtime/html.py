@@ -16,7 +16,7 @@ from typing import Any
 
 from mllint import __version__
 from mllint.runtime.charts import Chart, charts
-from mllint.runtime.curves import Examples, Training, examples, trainings
+from mllint.runtime.curves import Examples, Training, examples, rate_name, trainings
 from mllint.runtime.record import Part, Record
 from mllint.runtime.sequence import cycles
 from mllint.runtime.summary import VERDICTS, failure, headline, place, remarks, shown, tally
@@ -223,7 +223,7 @@ def _steps(training: Training, named: bool) -> Iterator[str]:
     if named:
         yield f"<h3>{escape(training.name)}</h3>"
     yield '<div class="panel scroll"><table class="values"><thead><tr><th>step</th>'
-    yield "".join(f"<th>{escape(curve.name)}</th>" for curve in columns)
+    yield "".join(f"<th>{escape(rate_name(curve) if curve in training.rates else curve.name)}</th>" for curve in columns)
     yield "".join(f"<th>{escape(name)}, ms</th>" for name in _phases(training)) + "</tr></thead><tbody>"
     for k, step in enumerate(training.steps[:STEPS]):
         times = [*training.times, training.total] if training.total.known else []

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from mllint.report import printable
-from mllint.runtime.curves import Training, memory, steps, trainings
+from mllint.runtime.curves import Training, memory, rate_name, steps, trainings
 from mllint.runtime.record import Part, Record
 from mllint.runtime.sequence import TIMES, cycles
 
@@ -274,7 +274,7 @@ def _courses(training: Training, levels: str) -> Table:
         last = curve.values[-1]
         share = f"{last / total:.0%} of it" if part and total and last is not None and math.isfinite(last / total) else ""
         remark = "constant" if curve.constant and curve in training.rates else share
-        name = f"  {printable(curve.name)}" if part else curve.name
+        name = f"  {printable(curve.name)}" if part else rate_name(curve) if curve in training.rates else curve.name
         rows.append((name, shown(curve.known[0]), sparkline(curve.values, levels), shown(curve.known[-1]), remark))
     return _table(rows, "", "first", "", "last", "")
 
