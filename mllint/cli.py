@@ -38,6 +38,9 @@ class Options:
     statistics = False
     exit_zero = False
     quiet = False
+    diff = False
+    unsafe_fixes = False
+    interactive = False
     index = False
     write = False
     folder: str | None = None
@@ -142,6 +145,14 @@ def build_parser() -> argparse.ArgumentParser:
     scan.add_argument("--exit-zero", action="store_true", help="exit with status 0 even when something was found")
     scan.add_argument("-q", "--quiet", action="store_true", help="one line a finding and nothing else")
 
+    from mllint.fix.command import add_arguments
+
+    fix = command("fix", "Make the fixes that rules offer; each is checked by another scan before it is written.")
+    add_arguments(fix)
+    _selection_arguments(fix)
+    fix.add_argument("--confidence", choices=CONFIDENCES, help="the least sure findings to fix (default: medium)")
+    fix.add_argument("--force-exclude", action="store_true", help="leave excluded files out even when they are named")
+
     explain = command("explain", "Show the page of a rule.")
     explain.add_argument("rule", metavar="RULE", help="the name of a rule, or the code another tool gives it")
     _project_arguments(explain)
@@ -151,6 +162,10 @@ def build_parser() -> argparse.ArgumentParser:
     rules.add_argument("--index", action="store_true", help="print the index that stands in rules/README.md")
     rules.add_argument("--write", action="store_true", help="with --index: put it into rules/README.md")
     _project_arguments(rules)
+
+    from mllint.commands import runs
+
+    runs.add_arguments(command("runs", "List the recorded runs, show one, or say what tells two apart."))
 
     new_rule = command("new-rule", "Start a rule: a page and a detector, to be filled in.")
     new_rule.add_argument("topic", metavar="TOPIC", help="the folder the rule belongs to, such as schedulers")
@@ -250,11 +265,31 @@ def _scan(options: Options) -> int:
         status = 0
     _written(options.output, write)
     if outcome.files == 0:
-        sys.stderr.write(f"mllint: warning: 0 files checked: no Python file or notebook in {' '.join(paths)}\n")
-        # Excluded files that a hook names are no mistake of whoever called it.
-        if options.paths and not options.force_exclude:
-            status = 2
+        status = _nothing_checked(options, paths, status)
     return status
+
+
+def _fix(options: Options) -> int:
+    from mllint.discover import discover
+    from mllint.fix.command import run as run_fix
+
+    paths = options.paths or ["."]
+    root, marked, config, pages = _project(options, paths)
+    found = discover(paths, root, exclude=config.exclude, force_exclude=options.force_exclude, marked=marked)
+    chosen = {
+        "select": _names(options.select),
+        "ignore": _names(options.ignore) or (),
+        "extend_select": _names(options.extend_select) or (),
+        "tables": [beside(config, root, name) for name in config.tables],
+    }
+    status = run_fix(options, found, config, pages, chosen)
+    return _nothing_checked(options, paths, status) if found.checked == 0 else status
+
+
+def _nothing_checked(options: Options, paths: Sequence[str], status: int) -> int:
+    """Said loudly, and wrong use where paths were named; excluded files that a hook names are no mistake of whoever called it."""
+    sys.stderr.write(f"mllint: warning: 0 files checked: no Python file or notebook in {' '.join(paths)}\n")
+    return 2 if options.paths and not options.force_exclude else status
 
 
 def _shown_progress(files: int) -> Any:
@@ -373,6 +408,12 @@ def _rules(options: Any) -> int:
     return 0
 
 
+def _runs(options: Any) -> int:
+    from mllint.commands import runs
+
+    return runs.run(options, _wants_color)
+
+
 def _new_rule(options: Any) -> int:
     from mllint.authoring import scaffold
 
@@ -390,8 +431,10 @@ def _test_rules(options: Any) -> int:
 
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "scan": _scan,
+    "fix": _fix,
     "explain": _explain,
     "rules": _rules,
+    "runs": _runs,
     "new-rule": _new_rule,
     "test-rules": _test_rules,
 }

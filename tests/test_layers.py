@@ -24,8 +24,10 @@ ALLOWED = {
     "report": {"model"},
     "runtime": {"report", "checks", "flow", "read", "model"},
     "session": {"discover", "read", "flow", "checks", "suppress", "pages", "config", "model"},
-    "authoring": {"session", "discover", "checks", "pages", "config", "model"},
-    "cli": {"authoring", "session", "discover", "pages", "config", "report", "model"},
+    "fix": {"session", "discover", "report", "pages", "config", "read", "model"},
+    "authoring": {"fix", "session", "discover", "checks", "pages", "config", "model"},
+    "commands": {"session", "discover", "config", "pages", "report", "runtime", "flow", "read", "model"},
+    "cli": {"commands", "authoring", "fix", "session", "discover", "pages", "config", "report", "model"},
     "__main__": {"cli"},
 }
 LONGEST = 600
