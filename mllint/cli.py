@@ -167,6 +167,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     runs.add_arguments(command("runs", "List the recorded runs, show one, or say what tells two apart."))
 
+    _runtime_check_arguments(
+        command(
+            "runtime-check",
+            "Run a training command for a few steps and say of each finding whether it is so. The command stands behind `--`, as it is.",
+        )
+    )
+
     new_rule = command("new-rule", "Start a rule: a page and a detector, to be filled in.")
     new_rule.add_argument("topic", metavar="TOPIC", help="the folder the rule belongs to, such as schedulers")
     new_rule.add_argument("name", metavar="NAME", help="the name of the rule: the problem, such as scheduler-never-stepped")
@@ -175,6 +182,33 @@ def build_parser() -> argparse.ArgumentParser:
     test_rules = command("test-rules", "Run the examples on rule pages as tests.")
     test_rules.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of rules of your own (default: those of mllint itself)")
     return parser
+
+
+def _runtime_check_arguments(parser: argparse.ArgumentParser) -> None:
+    number = {"type": int, "metavar": "N"}
+    add = parser.add_argument
+    parser.usage = "mllint runtime-check [options] -- COMMAND ..."
+    add("run", nargs="*", metavar="COMMAND", help="what trains: python train.py, torchrun ..., a script")
+    add("--report", metavar="FILE", help="judge the findings of this report of --format json (default: those of a scan made first)")
+    add("--select", action="append", metavar="NAMES", help="rules or topics to look for, comma separated, or ALL, DEFAULT")
+    add("--ignore", action="append", metavar="NAMES", help="rules or topics not to look for")
+    add("--steps", default=6, help="optimizer steps to watch (default: 6)", **number)
+    add("--batches", default=3, help="batches of each pass over the data (default: 3)", **number)
+    add("--passes", default=2, help="passes over the training data (default: 2)", **number)
+    add("--seconds", type=float, default=120.0, metavar="S", help="end the run after this time (default: 120)")
+    add("--examples", default=0, help="record loss and prediction of the first N examples", **number)
+    add("--set", action="append", default=None, metavar="NAME=VALUE", help="another default for an option of the script, such as epochs=2")
+    add("--emulate-cuda", action="store_true", default=False, help="let code that asks for a GPU run on the CPU")
+    add("--compile", action="store_true", default=False, help="do not switch torch.compile off")
+    add("--seed", default=None, help="seed every generator with N before the command starts", **number)
+    add("--compare", default=None, metavar="REV", help="run this revision of the project as well, and compare")
+    add("--html", default=None, metavar="FILE", help="write a page with curves, to be opened in a browser")
+    add("--format", choices=FORMATS, help="how to report (default: text)")
+    add("--output", metavar="FILE", help="write the report to FILE instead of standard output")
+    add("--sandbox", choices=("overlay", "copy", "none"), default=None, help="what keeps the files of the project (default: the first that works)")
+    add("--no-sandbox", action="store_const", const="none", dest="sandbox", help="run on the real files")
+    add("--keep", action="store_true", default=False, help="keep the folder with what the command wrote")
+    _project_arguments(parser)
 
 
 def _selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -351,6 +385,16 @@ def _write_statistics(report: Report, rules: Mapping[str, Any], form: str, strea
         stream.write(f"{problem.kind}: {where}{problem.message}\n")
 
 
+def _runtime_check(options: Any) -> int:
+    from mllint.commands.runtime_check import Project, main
+
+    paths = [options.root or "."]
+    root, marked, config, pages = _project(options, paths)
+    tables = [beside(config, root, name) for name in config.tables]
+    project = Project(root, config, pages, paths, marked, tables, _names(options.select), _names(options.ignore) or ())
+    return main(options, project, lambda write: _written(options.output, write))
+
+
 def _explain(options: Any) -> int:
     from mllint.config import ConfigError, nearest
     from mllint.pages import body_of
@@ -434,6 +478,7 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "fix": _fix,
     "explain": _explain,
     "rules": _rules,
+    "runtime-check": _runtime_check,
     "runs": _runs,
     "new-rule": _new_rule,
     "test-rules": _test_rules,
