@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import unified_diff
+from typing import IO, TYPE_CHECKING
 
 from mllint.checks import function_name
 from mllint.config import Config, ConfigError
 from mllint.model.finding import CONFIDENCES, Finding, Report, Span
 from mllint.pages import Example, Page, PageError, Place, examples, find_rules_folder, load_pages
+
+if TYPE_CHECKING:
+    from mllint.discover import Discovery
 
 INDEX_START = "<!-- index: written by `mllint rules --index --write` -->"
 INDEX_END = "<!-- end of index -->"
@@ -24,8 +29,28 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 def run_example(example: Example, pages: Mapping[str, Page]) -> Report:
     """Scan the project an example shows: a good one under every default rule and its own, any other under its own alone."""
-    from mllint.discover import discover
     from mllint.session import scan
+
+    with _written(example, pages) as (found, config):
+        # What a comment hides shows only next to the rules it names.
+        alone = example.role != "good" and pages[example.rule].rule.topic != "suppressions"
+        outcome = scan(found, config, pages, select=[example.rule] if alone else None, extend_select=[example.rule])
+    return outcome.report
+
+
+def fix_example(example: Example, pages: Mapping[str, Page]) -> dict[str, str]:
+    """The files of an example after every fix of its rule, unsafe ones too, was made."""
+    from mllint.fix.rounds import fix_project
+
+    with _written(example, pages) as (found, config):
+        result = fix_project(found, config, pages, unsafe=True, select=[example.rule])
+    return example.files | {path: data.decode("utf-8") for path, data in result.new.items()}
+
+
+@contextmanager
+def _written(example: Example, pages: Mapping[str, Page]) -> Iterator[tuple[Discovery, Config]]:
+    """The project an example shows, on disk for a while, and the settings under which its rule is judged."""
+    from mllint.discover import discover
 
     rule = pages[example.rule].rule
     # A rule that is never more than a guess is hidden by default; its page still shows what it finds.
@@ -36,12 +61,7 @@ def run_example(example: Example, pages: Mapping[str, Page]) -> Report:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with open(target, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(text)
-        found = discover([folder], folder)
-        config = Config(confidence=confidence)
-        # What a comment hides shows only next to the rules it names.
-        alone = example.role != "good" and rule.topic != "suppressions"
-        outcome = scan(found, config, pages, select=[example.rule] if alone else None, extend_select=[example.rule])
-    return outcome.report
+        yield discover([folder], folder), Config(confidence=confidence)
 
 
 def failures(example: Example, report: Report) -> list[str]:
@@ -59,6 +79,24 @@ def failures(example: Example, report: Report) -> list[str]:
     for place in sorted(example.marked - touched, key=lambda p: (p.path, p.cell or 0, p.line)):
         cell = "" if place.cell is None else f" cell {place.cell}"
         wrong.append(f"{place.path}{cell}:{place.line} is marked `# <-`, but {example.rule} does not point there")
+    return wrong
+
+
+def fix_failures(example: Example, report: Report, pages: Mapping[str, Page]) -> list[str]:
+    """What the fixes of an example's rule make of it that its page does not say, and the other way round."""
+    offered = any(f.rule == example.rule and f.hit.fix is not None and f.hit.fix.safety != "shown" for f in report.shown)
+    if example.fixed is None:
+        if offered and not pages[example.rule].rule.fixable:
+            return [f"{example.rule} offers a fix, and its page has no `fixed` block"]
+        return []
+    if not offered:
+        return [f"the page shows a fixed block, and {example.rule} offers no fix"]
+    wrong = []
+    for path, text in fix_example(example, pages).items():
+        expected = example.fixed.get(path, example.files[path])
+        if text != expected:
+            lines = unified_diff(expected.splitlines(), text.splitlines(), f"{path} on the page", f"{path} after the fix", n=1, lineterm="")
+            wrong += list(lines)
     return wrong
 
 
@@ -87,7 +125,8 @@ def test_pages(folder: str | None, stream: IO[str]) -> int:
     for name in tested:
         for example in examples(name, pages):
             ran += 1
-            wrong = failures(example, run_example(example, pages))
+            report = run_example(example, pages)
+            wrong = failures(example, report) + fix_failures(example, report, pages)
             if wrong:
                 failed += 1
                 stream.write(f"{tested[name].path}:{example.line}: {example.role} example {example.number}\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mllint.model.finding import CONFIDENCES, SEVERITIES
 from mllint.model.rule import Rule
@@ -46,7 +46,8 @@ class Place:
 class Example:
     """One project a page shows. `role` is "bad", "good" or "miss" (a documented limit: the rule is expected to stay silent).
 
-    `marked` are the lines the rule must point at; `line` is where the example starts in the page.
+    `marked` are the lines the rule must point at; `line` is where the example starts in the page. `fixed` are the files that follow
+    in `fixed` blocks, as they are after the fixes of this rule; None where there are none.
     """
 
     rule: str
@@ -55,6 +56,7 @@ class Example:
     line: int
     files: dict[str, str] = field(default_factory=dict)
     marked: frozenset[Place] = frozenset()
+    fixed: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -223,13 +225,16 @@ def examples(name: str, pages: dict[str, Page] | None = None) -> list[Example]:
     found: list[Example] = []
     for group in _groups(page):
         roles = {fence.role for fence in group}
+        if roles == {"fixed"}:
+            _attach(page, group, found)
+            continue
         if not roles & {"bad", "good"}:
             continue
         role = "miss" if any(f.miss for f in group) else "bad" if "bad" in roles else "good"
         files: dict[str, str] = {}
         marked: set[Place] = set()
         for fence in group:
-            path = fence.path or ("example.ipynb" if fence.language == "notebook" else _only_name(page, fence))
+            path = _path_of(page, fence)
             files[path], places = _content(fence, path)
             marked |= places
         where = f"{page.path}:{group[0].line}"
@@ -239,6 +244,24 @@ def examples(name: str, pages: dict[str, Page] | None = None) -> list[Example]:
             raise PageError(f"{where}: only bad examples mark lines with `# <-`")
         found.append(Example(name, len(found) + 1, role, group[0].line, files, frozenset(marked)))
     return found
+
+
+def _attach(page: Page, group: list[_Fence], found: list[Example]) -> None:
+    """`fixed` blocks belong to the bad example before them and show those of its files that change."""
+    where = f"{page.path}:{group[0].line}"
+    if not found or found[-1].role != "bad" or found[-1].fixed is not None:
+        raise PageError(f"{where}: a fixed block follows the bad example it is the outcome of")
+    fixed = {_path_of(page, fence): _content(fence, _path_of(page, fence)) for fence in group}
+    strange = next((path for path in fixed if path not in found[-1].files), None)
+    if strange is not None:
+        raise PageError(f"{where}: the example before has no file {strange}")
+    if any(marked for _, marked in fixed.values()):
+        raise PageError(f"{where}: only bad examples mark lines with `# <-`")
+    found[-1] = replace(found[-1], fixed={path: text for path, (text, _) in fixed.items()})
+
+
+def _path_of(page: Page, fence: _Fence) -> str:
+    return fence.path or ("example.ipynb" if fence.language == "notebook" else _only_name(page, fence))
 
 
 def _only_name(page: Page, fence: _Fence) -> str:
@@ -253,6 +276,7 @@ def _groups(page: Page) -> Iterator[list[_Fence]]:
     group: list[_Fence] = []
     for fence, follows in _fences(page):
         joins = follows and fence.path is not None and group and all(f.path not in (None, fence.path) for f in group)
+        joins = joins and (fence.role == "fixed") == (group[0].role == "fixed")
         if group and not joins:
             yield group
             group = []

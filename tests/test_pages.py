@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from mllint.authoring import failures, run_example
+from mllint.authoring import failures, fix_failures, run_example
 from mllint.pages import Example, PageError, Place, examples, load_pages, read_page
 
 PAGES = load_pages()
@@ -16,6 +17,12 @@ EXAMPLES = [example for name in PAGES for example in examples(name, PAGES)]
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
 def test_example(example: Example, report_of) -> None:
     wrong = failures(example, report_of(example))
+    assert not wrong, f"{PAGES[example.rule].path}:{example.line}\n  " + "\n  ".join(wrong)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
+def test_fix_of_example(example: Example, report_of) -> None:
+    wrong = fix_failures(example, report_of(example), PAGES)
     assert not wrong, f"{PAGES[example.rule].path}:{example.line}\n  " + "\n  ".join(wrong)
 
 
@@ -134,3 +141,52 @@ def test_good_example_must_be_silent_under_other_rules():
 
 def test_example_that_does_not_parse_fails():
     assert any("problem" in line for line in _bad({"example.py": "import torch\nloss.backward(\n"}, set(), "good"))
+
+
+def test_fixed_block_belongs_to_the_bad_example_before_it(tmp_path):
+    (found,) = _examples(
+        tmp_path,
+        "```python bad file=a.py\nx = 1  # <-\n```\n\n```python bad file=b.py\ny = 1\n```\n\n```python fixed file=b.py\ny = 2\n```\n",
+    )
+    assert found.role == "bad"
+    assert found.files == {"a.py": "x = 1\n", "b.py": "y = 1\n"}
+    assert found.fixed == {"b.py": "y = 2\n"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("```python good\nx = 1\n```\n\n```python fixed\nx = 2\n```\n", "follows the bad example"),
+        ("```python fixed\nx = 2\n```\n", "follows the bad example"),
+        ("```python bad\nx = 1  # <-\n```\n\n```python fixed file=other.py\nx = 2\n```\n", "no file other.py"),
+        ("```python bad\nx = 1  # <-\n```\n\n```python fixed\nx = 2  # <-\n```\n", "only bad examples mark"),
+    ],
+)
+def test_fixed_block_in_a_wrong_place_is_refused(tmp_path, body, said):
+    with pytest.raises(PageError, match=said):
+        _examples(tmp_path, body)
+
+
+ROUNDED = "import torch\n\noptimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-4)\nprint(f\"{optimizer.param_groups[0]['lr']:.4f}\")\n"
+
+
+def _fixed(fixed: dict[str, str] | None, fixable: bool) -> list[str]:
+    pages = dict(PAGES)
+    page = pages["lr-display-precision"]
+    pages["lr-display-precision"] = replace(page, rule=replace(page.rule, fixable=fixable))
+    example = Example("lr-display-precision", 1, "bad", 1, {"example.py": ROUNDED}, frozenset({Place("example.py", 4)}), fixed)
+    return fix_failures(example, run_example(example, pages), pages)
+
+
+def test_fixed_block_must_be_what_the_fix_makes():
+    assert _fixed({"example.py": ROUNDED.replace(".4f", ".3e")}, True) == []
+    assert any(line.startswith("+") for line in _fixed({"example.py": ROUNDED.replace(".4f", ".9f")}, True))
+
+
+def test_fix_without_a_fixed_block_fails():
+    assert "no `fixed` block" in _fixed(None, False)[0]
+
+
+def test_fixed_block_without_a_fix_fails():
+    example = Example("unknown-ignore", 1, "bad", 1, MISSPELT, frozenset({Place("example.py", 2)}), {"example.py": "x = 1\n"})
+    assert "offers no fix" in fix_failures(example, run_example(example, PAGES), PAGES)[0]
