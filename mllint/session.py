@@ -61,6 +61,22 @@ def scan(
     return _Run(project, discovery, selection, pages).outcome()
 
 
+def findings_of_a_run(
+    discovery: Discovery,
+    config: Config,
+    pages: Mapping[str, Page],
+    hits: Iterable[tuple[Rule, Hit]],
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+) -> list[Finding]:
+    """What a run showed, as findings of a scan are: at their severity, with their keys, hidden by comments, paths and the baseline."""
+    from mllint.flow.project import Project
+
+    selection = Selection(config, {name: page.rule for name, page in pages.items()}, select, ignore)
+    project = Project(discovery.root, list(discovery.files), discovery.selected, named=discovery.named)
+    return _Run(project, discovery, selection, pages).told(hits)
+
+
 def _check_tables(project: Any) -> None:
     """A table that is wrong stops the run, even where nothing would have asked it."""
     from mllint.read.tables import TableError
@@ -99,6 +115,7 @@ class _Run:
                 low += 1
             else:
                 shown.append(finding)
+        shown = self._mended(shown)
         problems = tuple(dict.fromkeys((*self.discovery.problems, *self.project.problems, *self.problems)))
         report = Report(tuple(shown), tuple(p for p in problems if self._concerns(p)))
         report = replace(report, counts=self._counts(report, low))
@@ -171,6 +188,10 @@ class _Run:
 
     # ------------------------------------------------------------ findings
 
+    def told(self, hits: Iterable[tuple[Rule, Hit]]) -> list[Finding]:
+        """Hits that no detector of the code gave, as findings."""
+        return self._suppressed(self._findings(hits), frozenset())
+
     def _findings(self, hits: Iterable[tuple[Rule, Hit]]) -> list[Finding]:
         """Hits as findings. The same hit in several histories counts once, as sure as the surest of them."""
         best: dict[tuple[str, Span, str], tuple[Rule, Hit, int]] = {}
@@ -206,6 +227,27 @@ class _Run:
             digest = sha1("\0".join((*same, str(seen[same]))).encode("utf-8", "surrogatepass"), usedforsecurity=False)
             keyed.append(replace(finding, key=digest.hexdigest()[:16]))
         return keyed
+
+    def _mended(self, findings: list[Finding]) -> list[Finding]:
+        """The findings with the fixes that the remedies of their rules make from the clues of the detectors."""
+        if not any(finding.hit.clues for finding in findings):
+            return findings
+        from mllint.flow.anchors import Code
+        from mllint.remedies import remedy
+
+        code = Code(self.project)
+        mended = []
+        for finding in findings:
+            hit = finding.hit
+            if hit.clues:
+                try:
+                    fix = remedy(finding.topic, finding.rule)(code, *hit.clues) if finding.hidden is None else None
+                except Exception as error:
+                    fix = None
+                    self.problems.append(Problem("internal", f"the fix of the rule {finding.rule} failed: {_said(error)}", hit.span.path))
+                finding = replace(finding, hit=replace(hit, fix=fix, clues=()))
+            mended.append(finding)
+        return mended
 
     def _suppressed(self, findings: list[Finding], wanted: frozenset[str]) -> list[Finding]:
         """The findings with what hides them, and with what is to say about marks that hid nothing."""

@@ -66,6 +66,7 @@ def scheduler_never_stepped(scheduler: Thing, history: History) -> Iterator[Hit]
             f"{called(scheduler)} is never stepped, so the learning rate stays at its first value",
             path((scheduler.made_at, "created here"), (trained.span, f"{called(optimizer)} is stepped here, the schedule is not")),
             confidence=confidence(made, trained),
+            clues=(history, scheduler),
         )
     elif all(any(by_process(a) for a in s.arms()) for s in steps) and not any(by_process(a) for a in trained.arms()):
         yield Hit(
@@ -126,6 +127,7 @@ def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[H
             f"{called(scheduler)} is stepped before {called(optimizer)}, so the first value of the schedule is skipped",
             path((scheduler.made_at, "created here"), (step.span, "stepped here"), (updates[0].span, "the optimizer is stepped only here")),
             confidence=confidence(step, updates[0]) or (None if optimizer.lost is None else "medium"),
+            clues=(history, scheduler, step, updates),
         )
         return
 
@@ -166,6 +168,7 @@ def scheduler_wrong_cadence(scheduler: Thing, history: History) -> Iterator[Hit]
                 f"{called(scheduler)} is counted in {unit} and stepped once {rhythm}, so the learning rate follows another curve",
                 path((scheduler.made_at, f"counted in {unit} here"), (loop.span, "in each turn of this loop"), (step.span, "stepped here")),
                 confidence=sureness or confidence(step, updates[0]),
+                clues=(history, scheduler, driver, step, unit),
             )
             return
     yield from stepped_after_all(history, scheduler, driver, optimizer)
@@ -185,6 +188,7 @@ def stepped_after_all(history: History, scheduler: Thing, driver: Thing, optimiz
             f"{called(scheduler)} is counted in epochs and stepped once behind all of them, so the learning rate never follows it",
             path((scheduler.made_at, "counted in epochs here"), (loop.span, "the epochs"), (steps[0].span, "stepped once, after them")),
             confidence=confidence(steps[0], updates[0]),
+            clues=(history, scheduler, driver, steps[0], "epochs"),
         )
 
 
@@ -306,6 +310,7 @@ def horizon_ignores_accumulation(scheduler: Thing, history: History) -> Iterator
                 f"{called(scheduler)} is sized in {counted} and stepped {stepped}, so the schedule {end}",
                 path((scheduler.made_at, f"counts {counted}"), (arm.span, "the accumulation boundary"), (step.span, "stepped here")),
                 confidence=confidence(step, updates[0]),
+                clues=(history, scheduler, step, loop, arm, on_boundary),
             )
             return
 
@@ -378,6 +383,7 @@ def loss_passed_as_epoch(scheduler: Thing, history: History) -> Iterator[Hit]:
             f"{called(scheduler)} takes {given} for the number of the epoch, so the learning rate jumps with it",
             path((scheduler.made_at, "its step takes an epoch"), (step.span, "given a loss or metric here")),
             confidence=confidence(history.made(scheduler), step),
+            clues=(history, scheduler, step),
         )
         return
 

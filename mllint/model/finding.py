@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mllint.model.fix import Fix
 
@@ -39,7 +40,8 @@ class Label:
 class Hit:
     """All a detector knows: where, what, the path there. It names no rule and no severity; those come from the page.
 
-    `confidence` None means the page's own.
+    `confidence` None means the page's own. `clues` are what the remedy of the rule (`mllint.remedies`) makes the fix from, where the
+    detector does not make it itself: the history, and the things and events the hit is about.
     """
 
     span: Span
@@ -47,6 +49,7 @@ class Hit:
     labels: tuple[Label, ...] = ()
     fix: Fix | None = None
     confidence: str | None = None
+    clues: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
