@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libcst
-from libcst.metadata import MetadataWrapper, PositionProvider
+from libcst.metadata import CodePosition, MetadataWrapper, PositionProvider
 
 from mllint.fix.patch import Declined, Lines
 
@@ -67,12 +67,14 @@ class Tree:
     # ------------------------------------------------------------- places
 
     def start(self, node: libcst.CSTNode) -> int:
-        place = self._places[node].start
-        return self.lines.offset(place.line, place.column + 1)
+        return self._offset(self._places[node].start)
 
     def end(self, node: libcst.CSTNode) -> int:
-        place = self._places[node].end
-        return self.lines.offset(place.line, place.column + 1)
+        return self._offset(self._places[node].end)
+
+    def _offset(self, place: CodePosition) -> int:
+        # LibCST gives a text without a last line end one more line.
+        return len(self.text) if place.line > len(self.lines.starts) else self.lines.offset(place.line, place.column + 1)
 
     def code(self, node: libcst.CSTNode) -> str:
         return self.text[self.start(node) : self.end(node)]
