@@ -44,6 +44,7 @@ class Options:
     index = False
     write = False
     folder: str | None = None
+    behind: Sequence[str] = ()
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -107,7 +108,12 @@ def _plain_scan(arguments: Sequence[str]) -> Options | None:
 
 def _parsed(arguments: Sequence[str]) -> Options:
     parser = build_parser()
-    options = parser.parse_args(arguments, namespace=Options())
+    options = Options()
+    if arguments[:1] == ["runtime-check"] and "--" in arguments:
+        # What stands behind is another program's: no parser of ours may look at it.
+        cut = list(arguments).index("--")
+        arguments, options.behind = arguments[:cut], arguments[cut + 1 :]
+    parser.parse_args(arguments, namespace=options)
     if "command" not in vars(options):
         parser.print_help(sys.stderr)
         raise SystemExit(2)
@@ -163,16 +169,15 @@ def build_parser() -> argparse.ArgumentParser:
     rules.add_argument("--write", action="store_true", help="with --index: put it into rules/README.md")
     _project_arguments(rules)
 
-    from mllint.commands import runs
+    from mllint.commands import runs, runtime_check
 
-    runs.add_arguments(command("runs", "List the recorded runs, show one, or say what tells two apart."))
-
-    _runtime_check_arguments(
+    runtime_check.add_arguments(
         command(
             "runtime-check",
-            "Run a training command for a few steps and say of each finding whether it is so. The command stands behind `--`, as it is.",
+            "Run a training command for a few steps and say of each finding whether it is so. The command stands behind `--`, unchanged.",
         )
     )
+    runs.add_arguments(command("runs", "List the recorded runs, show one, or say what tells two apart."))
 
     new_rule = command("new-rule", "Start a rule: a page and a detector, to be filled in.")
     new_rule.add_argument("topic", metavar="TOPIC", help="the folder the rule belongs to, such as schedulers")
@@ -182,33 +187,6 @@ def build_parser() -> argparse.ArgumentParser:
     test_rules = command("test-rules", "Run the examples on rule pages as tests.")
     test_rules.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of rules of your own (default: those of mllint itself)")
     return parser
-
-
-def _runtime_check_arguments(parser: argparse.ArgumentParser) -> None:
-    number = {"type": int, "metavar": "N"}
-    add = parser.add_argument
-    parser.usage = "mllint runtime-check [options] -- COMMAND ..."
-    add("run", nargs="*", metavar="COMMAND", help="what trains: python train.py, torchrun ..., a script")
-    add("--report", metavar="FILE", help="judge the findings of this report of --format json (default: those of a scan made first)")
-    add("--select", action="append", metavar="NAMES", help="rules or topics to look for, comma separated, or ALL, DEFAULT")
-    add("--ignore", action="append", metavar="NAMES", help="rules or topics not to look for")
-    add("--steps", default=6, help="optimizer steps to watch (default: 6)", **number)
-    add("--batches", default=3, help="batches of each pass over the data (default: 3)", **number)
-    add("--passes", default=2, help="passes over the training data (default: 2)", **number)
-    add("--seconds", type=float, default=120.0, metavar="S", help="end the run after this time (default: 120)")
-    add("--examples", default=0, help="record loss and prediction of the first N examples", **number)
-    add("--set", action="append", default=None, metavar="NAME=VALUE", help="another default for an option of the script, such as epochs=2")
-    add("--emulate-cuda", action="store_true", default=False, help="let code that asks for a GPU run on the CPU")
-    add("--compile", action="store_true", default=False, help="do not switch torch.compile off")
-    add("--seed", default=None, help="seed every generator with N before the command starts", **number)
-    add("--compare", default=None, metavar="REV", help="run this revision of the project as well, and compare")
-    add("--html", default=None, metavar="FILE", help="write a page with curves, to be opened in a browser")
-    add("--format", choices=FORMATS, help="how to report (default: text)")
-    add("--output", metavar="FILE", help="write the report to FILE instead of standard output")
-    add("--sandbox", choices=("overlay", "copy", "none"), default=None, help="what keeps the files of the project (default: the first that works)")
-    add("--no-sandbox", action="store_const", const="none", dest="sandbox", help="run on the real files")
-    add("--keep", action="store_true", default=False, help="keep the folder with what the command wrote")
-    _project_arguments(parser)
 
 
 def _selection_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,6 +66,18 @@ class Options:
     examples: int = 0
 
 
+def runnable(command: Sequence[str], cwd: str) -> str:
+    """The program a command starts, where it can be watched. Raises LaunchError with what to do where it cannot."""
+    if os.name != "posix":
+        raise LaunchError("runtime-check needs Linux or macOS")
+    program = found(command, cwd)
+    interpreter = interpreter_of(program)
+    check_flags(command, interpreter)
+    if interpreter is not None:
+        check_torch(interpreter, cwd)
+    return program
+
+
 def found(command: Sequence[str], cwd: str) -> str:
     """The program a command starts, as a shell would find it. Raises LaunchError when there is none."""
     if not command:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from mllint.runtime import failure
-from mllint.runtime.command import LaunchError, Options, check_flags, check_torch, environment, found, interpreter_of
+from mllint.runtime.command import LaunchError, Options, environment, runnable
 from mllint.runtime.processes import Tree, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
@@ -55,14 +55,8 @@ def run(
     leaves its scratch folder, `show` gets the output of the command as it comes. An interruption ends the run like a limit does, and
     is told by `ended` "killed". Raises LaunchError for a command that cannot be started.
     """
-    if os.name != "posix":
-        raise LaunchError("runtime-check needs Linux or macOS")
     root, cwd, folder = os.path.realpath(root), os.path.realpath(cwd or os.getcwd()), os.path.realpath(folder)
-    program = found(command, cwd)
-    interpreter = interpreter_of(program)
-    check_flags(command, interpreter)
-    if interpreter is not None:
-        check_torch(interpreter, cwd)
+    program = runnable(command, cwd)
     os.makedirs(folder, exist_ok=True)
     before = snapshot(root)
     watched = _in_best_sandbox([program, *command[1:]], root, cwd, folder, options, sandbox, show)
@@ -354,7 +348,7 @@ def _record(
     main = record.main
     ended = watched.ended
     if ended == "exit":
-        ended = str(main.end.get("reason") or "exit") if main else ("exit" if watched.status == 0 else "failed")
+        ended = str(main.end.get("reason") or "exit") if main else ("exit" if watched.status == 0 else "error")
     head["ended"] = ended
     head["mode"] = _mode(record, options)
     kept_out = sandbox.kept_out()
