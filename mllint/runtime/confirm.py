@@ -160,17 +160,17 @@ def _unseen(finding: Finding, record: Record, rules: Mapping[str, Rule]) -> Find
     rule = rules.get(finding.rule)
     if rule is None or rule.observable == "never":
         return replace(finding, verdict=NOT_OBSERVABLE, evidence=("nothing that happens in a run shows it",))
-    error = record.error
+    error, problem = record.error, record.head.get("problem")
     if error is not None and needs_cuda(f"{error.get('type')}: {error.get('message')}"):
         return replace(finding, verdict=NOT_OBSERVABLE, evidence=(f"the command needs CUDA: {_first_line(error)}",))
     if error is not None:
         missing = error.get("missing")
-        said = f"missing: {missing}" if missing else _first_line(error)
+        said = str(problem) if problem else f"missing: {missing}" if missing else _first_line(error)
         return replace(finding, verdict=FAILED, evidence=(said,))
-    ended = record.head.get("ended") or {}
-    if ended.get("returncode") or ended.get("reason") in ("time", "killed"):
-        return replace(finding, verdict=FAILED, evidence=(str(ended.get("message") or f"exit status {ended.get('returncode')}"),))
-    return replace(finding, verdict=NOT_REACHED, evidence=("the command took no training step",))
+    if record.head.get("exit_status") or record.head.get("ended") in ("time", "killed"):
+        said = str(problem or f"exit status {record.head.get('exit_status')}")
+        return replace(finding, verdict=FAILED, evidence=(said,))
+    return replace(finding, verdict=NOT_REACHED, evidence=(str(problem or "the command took no training step"),))
 
 
 def _first_line(error: Mapping[str, Any]) -> str:
