@@ -293,7 +293,7 @@ class Calls(State):
         return one(self.opaque(("call", function.key, self.fresh()), [self.meet(a) for a in args if a], frozenset(("unknown",))))
 
     def is_generator(self: Interpreter, function: Function) -> bool:
-        return b"yield" in function.env.file.source.data and self.project.yields(function.node)
+        return self.project.yields(function.node, function.env.file.source.data)
 
     def generator(self: Interpreter, function: Function, env: Env, node: ast.AST) -> Generator:
         self.span(node)  # where it is run another file may be walked

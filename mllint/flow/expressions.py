@@ -46,9 +46,12 @@ def combined(values: list[Any]) -> tuple[frozenset[Instance], frozenset[str], fr
     scaled: Instance | None = None
     for value in values:
         if isinstance(value, Opaque):
-            sources |= value.sources
-            tags |= value.tags & LASTING
-            divided |= value.divided
+            if value.sources:
+                sources = sources | value.sources if sources else value.sources
+            if value.tags:
+                tags |= value.tags & LASTING
+            if value.divided:
+                divided |= value.divided
             scaled = scaled or value.scaled
         elif isinstance(value, Instance):
             sources |= {value}
@@ -87,7 +90,11 @@ class Expressions(State):
     def opaque(self: Interpreter, key: tuple, inputs: list[Any], tags: frozenset[str] = frozenset()) -> Opaque:
         """An unknown value computed from these, named by structure while the structure is small."""
         sources, kept, divided, scaled = combined(inputs)
-        depth = 1 + max((getattr(v, "depth", 1) for v in inputs), default=0)
+        depth = 1
+        for value in inputs:
+            below = value.depth if type(value) is Opaque else 1
+            if below >= depth:
+                depth = below + 1
         if depth > DEEPEST_KEY:
             key, depth = ("deep", self.fresh()), 1
         return Opaque(key, sources, kept | tags, divided, scaled, depth)

@@ -375,13 +375,13 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
         module = self.project.modules[file.source.path] = ModuleValue(file, env.slots)
         env.slots["__name__"] = one(Const(self.project.module_name(file)))
         env.slots["__file__"] = one(Opaque(("file", file.source.path)))
-        kept = (self.env, self.file, self.call, self.place, self.journal, self.assumed, self.assumptions, self.loops)
-        self.place, self.journal, self.assumed, self.assumptions, self.loops = [], [], {}, [], []
+        kept = (self.env, self.file, self.call, self.place, self.journal, self.assumed, self.denied, self.assumptions, self.loops)
+        self.place, self.journal, self.assumed, self.denied, self.assumptions, self.loops = [], [], {}, set(), [], []
         self.env, self.file, self.call = env, file, None
         try:
             self.block(file.tree.body)
         finally:
-            self.env, self.file, self.call, self.place, self.journal, self.assumed, self.assumptions, self.loops = kept
+            self.env, self.file, self.call, self.place, self.journal, self.assumed, self.denied, self.assumptions, self.loops = kept
         return module
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.gate import ACTIVE, CALLED
+from mllint.flow.trees import CHILDREN
 from mllint.model.finding import Problem
 
 if TYPE_CHECKING:
@@ -215,31 +216,30 @@ class Project:
         known = self._assigned.get(id(node))
         if known is None:
             names: set[str] = set()
-            stack: list[ast.AST] = [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
+            stack: list[Any] = [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
             while stack:
                 inner = stack.pop()
-                if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+                kind = type(inner)
+                if kind is ast.Name:
+                    if type(inner.ctx) is ast.Store:
+                        names.add(inner.id)
                     continue
-                if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                    names.add(inner.id)
-                stack.extend(ast.iter_child_nodes(inner))
+                if kind in SCOPES:
+                    continue
+                for name in CHILDREN[kind]:
+                    value = getattr(inner, name)
+                    if type(value) is list:
+                        stack.extend(value)
+                    else:
+                        stack.append(value)
             known = self._assigned[id(node)] = frozenset(names)
         return known
 
-    def yields(self, node: ast.AST) -> bool:
-        """The function is a generator."""
+    def yields(self, node: ast.AST, data: bytes) -> bool:
+        """The function is a generator; `data` are the bytes of its file."""
         known = self._yields.get(id(node))
         if known is None:
-            known = False
-            stack: list[ast.AST] = list(getattr(node, "body", ())) if not isinstance(node, ast.Lambda) else []
-            while stack:
-                inner = stack.pop()
-                if isinstance(inner, (ast.Yield, ast.YieldFrom)):
-                    known = True
-                    break
-                if not isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
-                    stack.extend(ast.iter_child_nodes(inner))
-            self._yields[id(node)] = known
+            known = self._yields[id(node)] = b"yield" in data and yields(node)
         return known
 
     def active(self, cls: ClassValue) -> bool:
@@ -290,19 +290,52 @@ class Project:
 
 def acts(node: ast.AST) -> bool:
     """The code does something the rules follow."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Attribute):
-            if inner.attr in ACTIVE:
-                return True
-        elif isinstance(inner, ast.Name):
+    stack: list[Any] = [node]
+    while stack:
+        inner = stack.pop()
+        kind = type(inner)
+        if kind is ast.Name:
             if inner.id in ACTIVE:
                 return True
-        elif isinstance(inner, ast.FunctionDef):
+            continue
+        if kind is ast.Attribute:
+            if inner.attr in ACTIVE:
+                return True
+        elif kind is ast.FunctionDef:
             if inner.name in ACTIVE:
                 return True
-        elif isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in CALLED:
+        elif kind is ast.Call and type(inner.func) is ast.Attribute and inner.func.attr in CALLED:
             return True
+        for name in CHILDREN[kind]:
+            value = getattr(inner, name)
+            if type(value) is list:
+                stack.extend(value)
+            else:
+                stack.append(value)
     return False
+
+
+def yields(node: ast.AST) -> bool:
+    """A `yield` stands in the function itself."""
+    stack: list[Any] = list(getattr(node, "body", ())) if not isinstance(node, ast.Lambda) else []
+    while stack:
+        inner = stack.pop()
+        kind = type(inner)
+        if kind is ast.Yield or kind is ast.YieldFrom:
+            return True
+        if kind in SCOPES:
+            continue
+        for name in CHILDREN[kind]:
+            value = getattr(inner, name)
+            if type(value) is list:
+                stack.extend(value)
+            else:
+                stack.append(value)
+    return False
+
+
+#: What has names, and yields, of its own.
+SCOPES = frozenset((ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))
 
 
 def targets(tree: ast.Module) -> Iterator[tuple[ast.Attribute, bool]]:

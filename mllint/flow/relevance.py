@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from typing import Any
 
 from mllint.flow.gate import ACTIVE, CALLED
+from mllint.flow.trees import CHILDREN
 from mllint.read.tables import Knowledge
 
 #: Kinds whose constructors make a function worth entering.
@@ -112,28 +114,25 @@ def called(name: str) -> str:
 def used_in(node: ast.AST) -> set[str]:
     """Every name and attribute read inside."""
     names: set[str] = set()
-    level: list[ast.AST] = [node]
-    while level:  # a level of the tree at a time: half the time of ast.walk
-        below: list[ast.AST] = []
-        for inner in level:
-            kind = type(inner)
-            if kind is ast.Name:
-                names.add(inner.id)  # type: ignore[attr-defined]
-                continue
-            if kind is ast.Constant:
-                continue
-            if kind is ast.Attribute:
-                names.add(inner.attr)  # type: ignore[attr-defined]
-            elif kind is ast.Call:
-                function = inner.func  # type: ignore[attr-defined]
-                if type(function) is ast.Attribute and function.attr in CALLED:
-                    names.add(called(function.attr))
-            for value in inner.__dict__.values():
-                if type(value) is list:
-                    below.extend(v for v in value if isinstance(v, ast.AST))
-                elif isinstance(value, ast.AST):
-                    below.append(value)
-        level = below
+    stack: list[Any] = [node]
+    while stack:
+        inner = stack.pop()
+        kind = type(inner)
+        if kind is ast.Name:
+            names.add(inner.id)
+            continue
+        if kind is ast.Attribute:
+            names.add(inner.attr)
+        elif kind is ast.Call:
+            function = inner.func
+            if type(function) is ast.Attribute and function.attr in CALLED:
+                names.add(called(function.attr))
+        for name in CHILDREN[kind]:
+            value = getattr(inner, name)
+            if type(value) is list:
+                stack.extend(value)
+            elif value is not None:
+                stack.append(value)
     return names
 
 

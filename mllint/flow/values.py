@@ -388,18 +388,21 @@ def same(a: Abstract, b: Abstract) -> bool:
     """The same value: one object, or equal by structure."""
     if a is b:
         return True
-    if isinstance(a, Const) and isinstance(b, Const):
+    kind = type(a)
+    if kind is not type(b) or kind is Instance:
+        return False
+    if kind is Const:
         return type(a.value) is type(b.value) and bool(a.value == b.value)
-    if isinstance(a, Opaque) and isinstance(b, Opaque):
-        return a.key == b.key and a.sources == b.sources and a.tags == b.tags and a.divided == b.divided and a.scaled is b.scaled
-    if isinstance(a, External) and isinstance(b, External):
-        return a.name == b.name
-    if isinstance(a, Bound) and isinstance(b, Bound):
-        return same(a.receiver, b.receiver) and a.function == b.function
-    if isinstance(a, Function) and isinstance(b, Function):
+    if kind is Opaque:
+        return bool(a.key == b.key and a.sources == b.sources and a.tags == b.tags and a.divided == b.divided and a.scaled is b.scaled)
+    if kind is External:
+        return bool(a.name == b.name)
+    if kind is Bound:
+        return same(a.receiver, b.receiver) and bool(a.function == b.function)
+    if kind is Function:
         return a.node is b.node and a.env is b.env
-    if isinstance(a, Context) and isinstance(b, Context):
-        return a.name == b.name and a.facts == b.facts
+    if kind is Context:
+        return bool(a.name == b.name and a.facts == b.facts)
     return False
 
 
@@ -427,7 +430,12 @@ def join(a: Alts, b: Alts) -> Alts:
 
 def guarded(alts: Alts, facts: Guard) -> Alts:
     """The same alternatives, holding only under these facts too."""
-    return tuple((v, g | facts) for v, g in alts) if facts else alts
+    if not facts:
+        return alts
+    if len(alts) == 1:  # nearly always, and asked tens of thousands of times
+        value, guard = alts[0]
+        return ((value, guard | facts if guard else facts),)
+    return tuple([(v, g | facts) for v, g in alts])
 
 
 def instances(value: Abstract) -> frozenset[Instance]:
