@@ -1,0 +1,242 @@
+"""Data loaders: passes cut short, in iteration and in length alike, and what each pass was for."""
+
+import time
+import weakref
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import events, patching, sites, state, steps, stopping, things, values, writer
+
+_cuts: Dict[int, Tuple[Any, int]] = {}  # id(loader) -> (weak loader, batches a pass gives)
+_passes: Dict[int, "_Pass"] = {}  # id(iterator) -> its pass
+_numbers: Dict[int, int] = {}  # thing -> passes begun
+_length: List[Any] = []  # the original __len__
+
+
+class _Pass:
+    """One pass over a loader, from its first batch to its end."""
+
+    def __init__(self, loader: Any, number: int, site: int, cut: int) -> None:
+        self.loader = weakref.ref(loader)
+        self.thing = things.ident(loader)
+        self.number = number
+        self.site = site
+        self.cut = cut
+        self.batches = 0
+        self.truncated = False
+        self.ended = False
+        self.counts = stopping.stopper.counts()
+        self.facts: Dict[str, Any] = {}
+        self.iterator: Any = None
+
+
+def install() -> None:
+    """Attach to loaders and their iterators, whose own types stay what they are."""
+    from torch.utils.data import dataloader
+
+    kind = dataloader.DataLoader
+    patching.each_class(kind, lambda cls: patching.constructor(cls, _made))
+    _length.append(kind.__dict__["__len__"])
+    setattr(kind, "__len__", _measured(kind.__dict__["__len__"]))  # noqa: B010
+    patching.method(kind, "__iter__", state.guarded(_before_iter), state.guarded(_after_iter))
+    base = dataloader._BaseDataLoaderIter
+    setattr(base, "__next__", _next(base.__dict__["__next__"]))  # noqa: B010
+    samplers()
+
+
+def samplers() -> None:
+    """Attach to DistributedSampler.set_epoch."""
+    from torch.utils.data import distributed
+
+    def before(args: Any, kwargs: Any) -> int:
+        return sites.here()
+
+    def after(site: int, args: Any, kwargs: Any, result: Any, failed: bool) -> None:
+        if not failed:
+            epoch = args[1] if len(args) > 1 else kwargs.get("epoch")
+            events.write("set_epoch", _owner(args[0]), site, {"epoch": values.value(epoch)})
+
+    patching.method(distributed.DistributedSampler, "set_epoch", state.guarded(before), state.guarded(after))
+
+
+_samplers: Dict[int, Tuple[Any, int]] = {}
+
+
+def _owner(sampler: Any) -> Optional[int]:
+    entry = _samplers.get(id(sampler))
+    return entry[1] if entry is not None and entry[0]() is sampler else None
+
+
+def sampler_of(loader: Any) -> Any:
+    """The sampler that orders the data: wrappers of frameworks keep it inside the batch sampler."""
+    found = getattr(loader, "sampler", None)
+    inner = getattr(loader, "batch_sampler", None)
+    for _ in range(5):
+        below = getattr(inner, "batch_sampler", None)
+        if below is None:
+            break
+        inner = below
+    deep = getattr(inner, "sampler", None)
+    return deep if deep is not None else found
+
+
+def _made(loader: Any, function: Any, args: Any, kwargs: Any, site: int) -> None:
+    follow(loader, site, values.bound(function, args, kwargs, 1))
+
+
+def follow(loader: Any, site: int, arguments: Optional[Dict[str, Any]] = None) -> int:
+    """The number of a loader, made known now if it was not."""
+    known = things.ident(loader)
+    if known is None:
+        known = things.add(loader, "loader", site, arguments)
+        for sampler in (sampler_of(loader), getattr(loader, "sampler", None)):
+            if sampler is not None and hasattr(sampler, "__dict__"):
+                _samplers[id(sampler)] = (things._weak(sampler, _samplers), known)
+    return known
+
+
+def real_length(loader: Any) -> Optional[int]:
+    """The length without the cut, or None when the data have none."""
+    try:
+        return int(_length[0](loader))
+    except Exception:  # a dataset of the program's may raise anything here
+        return None
+
+
+def cut_of(loader: Any) -> int:
+    """How many batches a pass over the loader gives at first."""
+    entry = _cuts.get(id(loader))
+    return entry[1] if entry is not None and entry[0]() is loader else int(state.run.options["batches"])
+
+
+def _measured(original: Any) -> Any:
+    def __len__(self: Any) -> int:
+        length = original(self)
+        if state.run.off or state.thread.busy:
+            return length
+        return min(length, cut_of(self))
+
+    return patching.disguised(__len__, original)
+
+
+# ---- passes -------------------------------------------------------------------------------------------------------------------------
+
+
+def _before_iter(args: Any, kwargs: Any) -> int:
+    return sites.here()
+
+
+def _after_iter(site: int, args: Any, kwargs: Any, result: Any, failed: bool) -> None:
+    if failed:
+        return
+    loader = args[0]
+    number = follow(loader, site)
+    for entry in [p for p in _passes.values() if p.thing == number]:
+        if entry.iterator is not None and (entry.iterator() is None or entry.iterator() is result):
+            _end(entry)  # a persistent iterator begins again without having ended
+    _numbers[number] = _numbers.get(number, 0) + 1
+    entry = _Pass(loader, _numbers[number], site, cut_of(loader))
+    real = real_length(loader)
+    sampler = sampler_of(loader)
+    entry.facts = {
+        "length": None if real is None else min(real, entry.cut),
+        "real_length": real,
+        "sampler": type(sampler).__name__ if sampler is not None else None,
+        "epoch": values.value(getattr(sampler, "epoch", None)),
+        "shuffle": _shuffles(sampler),
+    }
+    _passes[id(result)] = entry
+    key = id(result)
+    # a loop left by `break` drops its iterator at once
+    entry.iterator = weakref.ref(result, lambda _: _dropped(key, entry))
+    stopping.stopper.pass_began()
+    events.write("iter", number, site, {"length": entry.facts["length"], "real_length": real}, {"epoch": entry.facts["epoch"]})
+
+
+def _shuffles(sampler: Any) -> Optional[bool]:
+    names = {k.__name__ for k in type(sampler).__mro__}
+    if names & {"RandomSampler", "SubsetRandomSampler", "WeightedRandomSampler", "SeedableRandomSampler"}:
+        return True
+    if "SequentialSampler" in names:
+        return False
+    shuffle = getattr(sampler, "shuffle", None)
+    return shuffle if isinstance(shuffle, bool) else None
+
+
+_gone = state.guarded(lambda key, entry: _end(entry))
+
+
+def _dropped(key: int, entry: _Pass) -> None:
+    if _passes.get(key) is entry:
+        del _passes[key]
+    _gone(key, entry)
+
+
+def _next(original: Any) -> Any:
+    probe = state.guarded(_is_over)
+    counted = state.guarded(_counted)
+    ended = state.guarded(_end)
+
+    def __next__(self: Any) -> Any:
+        entry = None if state.run.off else _passes.get(id(self))
+        if entry is None or entry.iterator() is not self:
+            return original(self)
+        if probe(entry):
+            raise StopIteration
+        began = time.perf_counter()
+        try:
+            batch = original(self)
+        except StopIteration:
+            ended(entry)
+            raise
+        counted(entry, time.perf_counter() - began)
+        return batch
+
+    return patching.disguised(__next__, original)
+
+
+def _is_over(entry: _Pass) -> bool:
+    """The pass has given enough: its share, or more while a training pass has not come to two optimizer steps."""
+    if entry.ended:
+        return True
+    if entry.batches < entry.cut:
+        return False
+    steps_now, backwards_now, _ = stopping.stopper.counts()
+    steps_before, backwards_before, _ = entry.counts
+    trains = backwards_now > backwards_before
+    if trains and steps_now - steps_before < 2 and entry.batches < 8 * int(state.run.options["batches"]):
+        return False
+    entry.truncated = entry.facts["real_length"] is None or entry.facts["real_length"] > entry.batches
+    loader = entry.loader()
+    if loader is not None and entry.batches > entry.cut:
+        _cuts[id(loader)] = (things._weak(loader, _cuts), entry.batches)
+    _end(entry)
+    return True
+
+
+def _counted(entry: _Pass, seconds: float) -> None:
+    entry.batches += 1
+    steps.spent("data", seconds)
+
+
+def _end(entry: _Pass) -> None:
+    if entry.ended:
+        return
+    entry.ended = True
+    steps_now, backwards_now, quiet_now = stopping.stopper.counts()
+    steps_before, backwards_before, quiet_before = entry.counts
+    trained, quiet = backwards_now - backwards_before, quiet_now - quiet_before
+    grad = "eval" if not trained else ("mixed" if quiet else "train")
+    if entry.batches:
+        fields: Dict[str, Any] = {"k": "pass", "loader": entry.thing, "number": entry.number, "batches": entry.batches}
+        fields["truncated"] = entry.truncated
+        fields.update(entry.facts, site=entry.site, grad=grad, steps=steps_now - steps_before, backwards=trained, n=state.run.events)
+        writer.line(fields)
+    stopping.stopper.pass_ended(bool(trained))
+
+
+def end_all() -> None:
+    """Write the training passes that are still open when the run ends."""
+    for entry in list(_passes.values()):
+        if not entry.ended and stopping.stopper.counts()[1] > entry.counts[1]:
+            entry.facts["open"] = True
+            _end(entry)

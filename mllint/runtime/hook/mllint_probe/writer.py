@@ -1,0 +1,89 @@
+"""The part of this process: one JSON object a line, each written at once, so that a killed process keeps its evidence."""
+
+import json
+import os
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from . import state
+
+_handle: Optional[int] = None
+_pending: List[bytes] = []
+
+
+def rank() -> Optional[int]:
+    """The rank the launcher gave this process, or None."""
+    text = os.environ.get("RANK", os.environ.get("SLURM_PROCID", ""))
+    return int(text) if text.isdigit() else None
+
+
+def line(fields: Dict[str, Any]) -> None:
+    """Append one object to the part."""
+    data = json.dumps(fields, separators=(",", ":"), default=_other).encode("utf-8", "backslashreplace") + b"\n"
+    with state.run.lock:
+        _write(data)
+
+
+def _write(data: bytes) -> None:
+    global _handle
+    if _handle is None:
+        name = f"part-{rank() or 0}-{os.getpid()}.jsonl"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        _handle = os.open(os.path.join(state.run.folder, name), flags, 0o644)
+        begin = json.dumps(_start(), default=_other).encode("utf-8", "backslashreplace") + b"\n"
+        os.write(_handle, begin)
+    while data:
+        data = data[os.write(_handle, data) :]
+
+
+def _other(value: Any) -> str:
+    return type(value).__module__ + "." + type(value).__qualname__
+
+
+def open_part() -> None:
+    """Open the part with its first line."""
+    with state.run.lock:
+        _write(b"")
+
+
+def opened() -> bool:
+    """A part exists."""
+    return _handle is not None
+
+
+def restart() -> None:
+    """Write the opening line again: the process learned something about itself (a rank given late)."""
+    if _handle is not None:
+        line(_start())
+
+
+def _start() -> Dict[str, Any]:
+    torch: Any = sys.modules.get("torch")
+    cuda, name = False, None
+    if torch is not None and hasattr(torch, "cuda"):
+        try:
+            # is_available() may start the driver, after which forked children cannot use it; counting does not
+            cuda = torch.cuda.device_count() > 0
+            if cuda and torch.cuda.is_initialized():
+                name = torch.cuda.get_device_name()
+        except Exception:
+            cuda = False
+    world = os.environ.get("WORLD_SIZE", "1")
+    return {
+        "k": "start",
+        "version": 1,
+        "pid": os.getpid(),
+        "ppid": os.getppid(),
+        "rank": rank(),
+        "world": int(world) if world.isdigit() else 1,
+        "argv": [str(a)[:500] for a in getattr(sys, "argv", [])][:50],
+        "python": ".".join(str(v) for v in sys.version_info[:3]),
+        "torch": str(getattr(torch, "__version__", "")) or None,
+        "device": "cuda" if cuda else "cpu",
+        "device_name": name,
+        "cuda_available": cuda,
+        "threads": torch.get_num_threads() if hasattr(torch, "get_num_threads") else None,
+        "time": time.time(),
+        "unavailable": list(state.run.unavailable),
+    }
