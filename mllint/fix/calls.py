@@ -60,7 +60,9 @@ def rewrite(tree: Tree, start: int, end: int, template: str) -> list[Patch]:
         bare = tight or (_is_open(template, found.start(), found.end()) and not ("\n" in tree.text[begin:stop] and at == len(template)))
         pieces += ["", (begin, stop)] if bare else ["(", (begin, stop), ")"]
     pieces.append(template[at:])
-    if not _is_tight(template) and not _is_open(tree.text, start, end):
+    alone = _PART.fullmatch(template)
+    binds = _part(tree, node, alone[1])[2] if alone and alone[1] != "$" else _is_tight(template)
+    if not binds and not _is_open(tree.text, start, end):
         pieces = ["(", *pieces, ")"]
     return _between(tree, start, end, pieces)
 

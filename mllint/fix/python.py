@@ -152,6 +152,8 @@ class Editor:
         self._filled.add(beside.block)
         if beside.block.one_line:
             return None
+        if where == "end" and beside is beside.mates[-1] and beside.block is anchor.blocks[-1]:
+            return self.tree.behind(anchor), beside.block.indent
         if side == "after" and beside is beside.mates[-1]:
             return self.tree.behind(beside), self.lines.indent(beside.start)
         if side == "before" and beside is beside.mates[0]:
@@ -280,7 +282,10 @@ class Editor:
     def _patched(self, start: int, end: int) -> str:
         """A stretch of text with the other patches of this fix made in it; those are done with then."""
         # Lines that were put right before or behind the stretch stay there; its indentation is made anew.
-        inside = [p for p in self.patches if start <= p.start and p.end <= end and (start < p.start < end or p.rank not in (LINES, HEADER))]
+        last = end if end < len(self.text) else end + 1
+        inside = [
+            p for p in self.patches if start <= p.start < last and p.end <= end and (start < p.start or p.rank not in (LINES, HEADER))
+        ]
         self.patches = [p for p in self.patches if p not in inside]
         inside = [p for p in inside if p.rank != INDENT]
         parts: list[str] = []
