@@ -244,7 +244,8 @@ class _Git:
         if not today:
             env["GIT_INDEX_FILE"] = self.index
         try:
-            done = subprocess.run(["git", *_PLAIN, *words], cwd=self.root if today else self._top, env=env, capture_output=True, check=False)
+            at = self.root if today else self._top
+            done = subprocess.run(["git", *_PLAIN, *words], cwd=at, env=env, capture_output=True, check=False)
         except OSError as error:
             raise CompareError("comparing with a revision needs git on the path") from error
         if done.returncode != 0:

@@ -2,7 +2,8 @@
 
 It is run by path with `python -I -S`, so it may import nothing of mllint. Its one argument is a JSON object:
 `parent` (the process that must stay alive), `report` (a descriptor for what goes wrong), `cwd`, and `overlay` (None, or
-`root`, `scratch`, `user` (a user namespace is needed), `shown` (pairs of folders: the second shows the first)).
+`root`, `scratch`, `user` (a user namespace is needed), `shown` (pairs of folders: the second shows the first), `files` (None, or a
+file with what `put` takes)).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 # From <linux/prctl.h>, <linux/sched.h> and <linux/mount.h>: numbers of the kernel's interface, which never change.
@@ -64,7 +67,23 @@ def _die_with(parent: int) -> None:
         os._exit(127)
 
 
-def _mount(root: str, scratch: str, user: bool, shown: list[list[str]]) -> None:
+def put(root: str, files: Mapping[str, str | None]) -> None:
+    """Show other files below `root`: by their names, the files to copy there; None where nothing may be."""
+    for name, source in files.items():
+        target = os.path.join(root, name)
+        if os.path.islink(target) or os.path.isfile(target):
+            os.unlink(target)
+        elif os.path.isdir(target):
+            shutil.rmtree(target)
+        if source is not None:
+            parent = os.path.dirname(target)
+            if os.path.lexists(parent) and not os.path.isdir(parent):
+                os.unlink(parent)
+            os.makedirs(parent, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _mount(root: str, scratch: str, user: bool, shown: list[list[str]], files: str | None = None) -> None:
     """Lay a writable layer over `root` for this process and its children alone."""
     libc = _libc()
     uid, gid = os.geteuid(), os.getegid()
@@ -98,6 +117,9 @@ def _mount(root: str, scratch: str, user: bool, shown: list[list[str]]) -> None:
         inner = os.path.join(scratch, "lower", os.path.relpath(path, root))
         mount(inner, path, None, MS_BIND, None, f"bind {path}")
         mount("none", path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, None, f"remount {path}")
+    if files is not None:
+        with open(files, encoding="utf-8") as stream:
+            put(root, json.load(stream))
 
 
 def _put(path: str, text: str) -> None:

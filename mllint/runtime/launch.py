@@ -25,7 +25,7 @@ from mllint.runtime.processes import Tree, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
 
-#: The probes end the run after `seconds`; a process they do not reach is ended this much later, in seconds.
+#: The probes end the run after `seconds`; a process they do not reach is ended this many seconds later, sooner in a short run.
 GRACE = 5.0
 #: How long a process that was told to say where it stands may take to say it.
 LAST_WORDS = 1.0
@@ -48,18 +48,20 @@ def run(
     sandbox: str | None = None,
     keep: bool = False,
     show: Show | None = None,
+    files: Mapping[str, str | None] | None = None,
 ) -> Record:
     """Run a command of the project at `root` and give the record of what happened.
 
     `folder` is where the processes leave their parts; its name is the id of the run. `sandbox` asks for one kind of sandbox, `keep`
-    leaves its scratch folder, `show` gets the output of the command as it comes. An interruption ends the run like a limit does, and
-    is told by `ended` "killed". Raises LaunchError for a command that cannot be started.
+    leaves its scratch folder, `show` gets the output of the command as it comes. `files` stand in the place of the project's own for
+    this run (see `Sandbox.put`). An interruption ends the run like a limit does, and is told by `ended` "killed". Raises LaunchError
+    for a command that cannot be started.
     """
     root, cwd, folder = os.path.realpath(root), os.path.realpath(cwd or os.getcwd()), os.path.realpath(folder)
     program = runnable(command, cwd)
     os.makedirs(folder, exist_ok=True)
     before = snapshot(root)
-    watched = _in_best_sandbox([program, *command[1:]], root, cwd, folder, options, sandbox, show)
+    watched = _in_best_sandbox([program, *command[1:]], root, cwd, folder, options, sandbox, show, files)
     try:
         return _record(watched, command, root, cwd, folder, options, before, keep)
     finally:
@@ -90,7 +92,14 @@ class _NotEntered(Exception):
 
 
 def _in_best_sandbox(
-    command: list[str], root: str, cwd: str, folder: str, options: Options, wanted: str | None, show: Show | None
+    command: list[str],
+    root: str,
+    cwd: str,
+    folder: str,
+    options: Options,
+    wanted: str | None,
+    show: Show | None,
+    files: Mapping[str, str | None] | None = None,
 ) -> _Watched:
     """Run in the sandbox that is wanted, else in the first kind that works."""
     kinds: Sequence[str | None] = (wanted,) if wanted else (None, *KINDS[1:])
@@ -102,8 +111,10 @@ def _in_best_sandbox(
             reasons.append(str(error))
             continue
         try:
+            if files:
+                sandbox.put(files)
             watched = _watched(command, cwd, folder, sandbox, options, show)
-        except _NotEntered as error:
+        except (_NotEntered, SandboxError) as error:
             sandbox.close()
             reasons.append(f"{sandbox.kind}: {error}")
             continue
@@ -120,6 +131,7 @@ def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, option
     inside = [command[0], *(sandbox.inside(word) if os.path.isabs(word) and os.path.exists(word) else word for word in command[1:])]
     watched = _Watched(sandbox, time.time())
     start = time.monotonic()
+    limit = start + options.seconds + min(GRACE, max(1.0, options.seconds / 4))
     output, report = os.pipe(), os.pipe()
     with inheriting_orphans(), _interruptible():
         tree = Tree()
@@ -140,7 +152,7 @@ def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, option
                 child.wait()
                 raise _NotEntered(said)
             try:
-                watched.ended = _until_the_end(child, tree, pump, folder, start + options.seconds + GRACE)
+                watched.ended = _until_the_end(child, tree, pump, folder, limit)
             except KeyboardInterrupt:
                 watched.ended = "killed"
             if watched.ended == "time":

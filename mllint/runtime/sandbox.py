@@ -56,6 +56,7 @@ class Sandbox:
     user: bool = False
     linked: tuple[str, ...] = ()
     _copied: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    _put: frozenset[str] = frozenset()
 
     @property
     def temporary(self) -> str:
@@ -76,11 +77,29 @@ class Sandbox:
         # The longest first, should one lie in the other.
         return dict(sorted(names.items(), key=lambda pair: -len(pair[0])))
 
+    def put(self, files: Mapping[str, str | None]) -> None:
+        """Show other files than the user's: by their names below the root, the files to copy there; None where nothing may be.
+
+        Raises SandboxError where the command would run on the real files.
+        """
+        if self.kind == "none":
+            raise SandboxError("another state of the project can only be shown in a sandbox")
+        if self.kind == "copy":
+            from mllint.runtime.enter import put
+
+            put(self.root, files)
+            self._copied = snapshot(self.root)
+            return
+        self._put = frozenset(files)
+        with open(os.path.join(self.scratch, "files.json"), "w", encoding="ascii") as stream:
+            json.dump(dict(files), stream)
+
     def overlay(self, run_folder: str) -> dict[str, Any] | None:
         """The order for `enter.py`. The run folder stays reachable beside the layer that would hide it."""
         if self.kind != "overlay":
             return None
-        return {"root": self.real, "scratch": self.scratch, "user": self.user, "shown": [[run_folder, self.parts(run_folder)]]}
+        order = {"root": self.real, "scratch": self.scratch, "user": self.user, "shown": [[run_folder, self.parts(run_folder)]]}
+        return order | ({"files": os.path.join(self.scratch, "files.json")} if self._put else {})
 
     def parts(self, run_folder: str) -> str:
         """The run folder as the command sees it."""
@@ -90,7 +109,7 @@ class Sandbox:
         """Files of the project that the command wrote, changed or deleted in the scratch folder only, relative to the root."""
         if self.kind == "overlay":
             upper = os.path.join(self.scratch, "upper")
-            return sorted(os.path.relpath(path, upper).replace(os.sep, "/") for path in _files(upper))
+            return sorted({os.path.relpath(path, upper).replace(os.sep, "/") for path in _files(upper)} - self._put)
         if self.kind == "copy":
             return differences(self._copied, snapshot(self.root))
         return []
