@@ -95,6 +95,7 @@ class Rounds:
         self._refused: dict[str, Skipped] = {}
         self._editable: dict[str, Editable] = {}
         self._stopped = False
+        self._last: tuple[dict[str, bytes], Outcome] | None = None
 
     def run(self) -> Result:
         """Round after round, until nothing more changes."""
@@ -115,9 +116,10 @@ class Rounds:
                 result.old.setdefault(path, result.outcome.bytes_of(path))
                 result.new[path] = data
             result.fixed += [Fixed(c.finding, c.fix, tuple(c.plans)) for c in accepted]
-            result.outcome = self.judge(result.new)
+            result.outcome = self._judged(result.new)
         else:
-            for candidate in postponed:
+            self._editable.clear()
+            for candidate in self._candidates():
                 self._refuse(candidate.finding, f"still waits for other fixes after {ROUNDS} rounds; run again")
         gone = {path for path, data in result.new.items() if data == result.old[path]}
         for path in gone:
@@ -152,8 +154,7 @@ class Rounds:
                     raise Declined(f"{path} {reason}")
                 self._editable[path] = Editable(path, data, kind_of(path, self.kinds.get(path)))
             plan = self._editable[path].plan(edits)
-            if plan.patches:
-                self._editable[path].changed(plan.patches)
+            if self._editable[path].changed(plan.patches) != self._editable[path].data:
                 plans[path] = plan
         if not plans:
             raise Declined("it changes nothing")
@@ -188,7 +189,7 @@ class Rounds:
         changed = self._applied(candidates)
         if changed is None:
             return [], "does not go together with another fix"
-        before, after = self.result.outcome, self.judge({**self.result.new, **changed})
+        before, after = self.result.outcome, self._judged({**self.result.new, **changed})
         pairs, fresh = matched(before.report.shown, after.report.shown, self._editable, [c.plans for c in candidates])
         stay = [c for c in candidates if c.finding in pairs]
         worst = max(SEVERITIES.index(c.finding.severity) for c in candidates)
@@ -201,6 +202,12 @@ class Rounds:
             if problem.kind != "limit" and _place(problem) not in known:
                 return stay, f"would bring a problem: {problem.path}: {problem.message}"
         return stay, None
+
+    def _judged(self, overlay: Mapping[str, bytes]) -> Outcome:
+        """The outcome with these bytes; what was judged last is not judged again."""
+        if self._last is None or self._last[0] != overlay:
+            self._last = (dict(overlay), self.judge(overlay))
+        return self._last[1]
 
     def _settled(self, batch: Sequence[_Candidate]) -> list[_Candidate]:
         """The most of a batch that holds together; the rest is refused, or waits where only the company is wrong."""
