@@ -45,6 +45,7 @@ def scaler_never_used(scaler: Thing, history: History) -> Iterator[Hit]:
             f"{called(scaler)} never scales a loss, so small float16 gradients vanish",
             path((scaler.made_at, "created here"), (plain.span, "the loss goes backward here, unscaled")),
             confidence=confidence(made, plain),
+            clues=(history, scaler),
         )
 
 
@@ -60,6 +61,7 @@ def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
             f"{called(step.thing)} is stepped without {called(scaler)}, with gradients that are still scaled",
             path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (step.span, "stepped directly")),
             confidence=confidence(backward, step),
+            clues=(history, scaler, "step", (step, backward)),
         )
     mixed = next(mixed_passes(history, scaler), None)
     if mixed is not None:
@@ -69,6 +71,7 @@ def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
             f"{loss_of(history, plain)} goes backward unscaled, into gradients {called(scaler)} divides by its scale, so it hardly counts",
             path((scaler.made_at, "the scaler"), (backward.span, "scaled here"), (plain.span, "not scaled"), (step.span, "divided here")),
             confidence=confidence(backward, plain, step),
+            clues=(history, scaler, "scale", (plain,)),
         )
     if direct or scaler.lost is not None or scaler.managed is not None:
         return
@@ -86,6 +89,7 @@ def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
             f"{called(scaler)} is never updated, so its second step on the same optimizer fails or the scale never adapts",
             path((scaler.made_at, "the scaler"), (steps[0].span, "stepped here, no update follows")),
             confidence=confidence(steps[0]),
+            clues=(history, scaler, "update", tuple(steps)),
         )
 
 
@@ -184,6 +188,7 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
             f"{gradients_of(history, clip)} are {what} while {called(scaler)} still scales them, so the {number} is off by the scale",
             path((scaler.made_at, "the scaler"), (backward.span, "the loss is scaled here"), (clip.span, f"{what} before unscale_")),
             confidence=confidence(backward, clip),
+            clues=(history, clip, backward, scaler),
         )
 
 
@@ -276,6 +281,7 @@ def unscale_outside_boundary(scaler: Thing, history: History) -> Iterator[Hit]:
                 f"{called(scaler)} unscales on every micro-batch and is updated only behind {where}, so the second unscale_ fails",
                 path((scaler.made_at, "the scaler"), (unscale.span, "unscaled here"), (step.span, "stepped here")),
                 confidence=confidence(unscale, step),
+                clues=(history, scaler, unscale, step, None),
             )
             return
         again = next((u for u in unscales if u.order > unscale.order and repeated(history, scaler, unscale, u)), None)
@@ -285,6 +291,7 @@ def unscale_outside_boundary(scaler: Thing, history: History) -> Iterator[Hit]:
                 f"{called(scaler)} unscales the same optimizer twice before update(), which raises a RuntimeError",
                 path((scaler.made_at, "the scaler"), (unscale.span, "unscaled here first"), (again.span, "and here again")),
                 confidence=confidence(unscale, again),
+                clues=(history, scaler, unscale, None, again),
             )
             return
 
@@ -355,6 +362,7 @@ def backward_in_autocast(history: History) -> Iterator[Hit]:
             f"{what} inside autocast, which is meant for the forward pass alone",
             path((frame.span, "autocast begins here"), *((e.span, "still inside") for e in events)),
             confidence=None if first.sure and frame.facts.get("enabled") else "medium",
+            clues=(history, frame, events),
         )
 
 

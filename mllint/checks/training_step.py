@@ -63,6 +63,7 @@ def missing_zero_grad(optimizer: Thing, history: History) -> Iterator[Hit]:
                 (before.span if before is not None else None, "cleared only outside of the loop"),
             ),
             confidence=confidence(backward, step),
+            clues=(history, optimizer, backward, step, loop),
         )
         return
 
@@ -111,6 +112,7 @@ def zero_grad_before_step(optimizer: Thing, history: History) -> Iterator[Hit]:
             f"gradients are cleared between the backward pass and the step, so {called(optimizer)} steps with nothing",
             path((backward.span, "computed here"), (clear.span, "cleared here"), (step.span, "and stepped only here")),
             confidence=confidence(backward, clear, step),
+            clues=(history, optimizer, clear, backward, step),
         )
         return
 
@@ -184,6 +186,7 @@ def clip_after_step(history: History) -> Iterator[Hit]:
                 f"{gradients_of(history, clip)} are clipped {when}, so the clip changes nothing",
                 path((before.span, text), (clip.span, "clipped here"), (backward.span, "gradients are computed here")),
                 confidence=confidence(before, clip),
+                clues=(history, clip, backward),
             )
 
 
@@ -245,6 +248,7 @@ def accumulation_not_scaled(optimizer: Thing, history: History) -> Iterator[Hit]
                 f"{loss_of(history, backward)} is added up over several backward passes and never divided by their number",
                 path((where.span, "repeated here"), (backward.span, "one pass of several"), (step.span, "one step for all of them")),
                 confidence=sureness or confidence(backward, step),
+                clues=(history, backward, where),
             )
 
 

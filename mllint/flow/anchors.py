@@ -190,8 +190,8 @@ def loop_at(spot: Spot, frame: Frame) -> ast.stmt | None:
     return None
 
 
-def settle(spots: Sequence[Spot], owner: ast.AST, into: tuple[type, ...]) -> Line | None:
-    """The last of the statements in the body of `owner` that lead to these places.
+def settle(spots: Sequence[Spot], owner: ast.AST, into: tuple[type, ...], first: bool = False) -> Line | None:
+    """The last, or first, of the statements in the body of `owner` that lead to these places.
 
     Statements of the kinds `into` are entered where all places are in one of their blocks.
     """
@@ -201,7 +201,7 @@ def settle(spots: Sequence[Spot], owner: ast.AST, into: tuple[type, ...]) -> Lin
         heads = [way[depth] for way in ways]
         if any(head.block is not heads[0].block for head in heads):
             return None
-        last = max(heads, key=lambda head: head.index)
+        last = (min if first else max)(heads, key=lambda head: head.index)
         if isinstance(last.statement, (*FUNCTIONS, ast.ClassDef)):
             return None
         inner = [way[depth + 1].block if len(way) > depth + 1 else None for way in ways]
@@ -212,7 +212,68 @@ def settle(spots: Sequence[Spot], owner: ast.AST, into: tuple[type, ...]) -> Lin
     return None
 
 
+def only_guarded(line: Line) -> bool:
+    """The statement is all there is in an `if`, which can go where it goes."""
+    return isinstance(line.owner, ast.If) and line.block is line.owner.body and len(line.block) == 1 and not line.owner.orelse
+
+
+def whole(spot: Spot) -> Line:
+    """The statement, with the tests around it that are there for it alone."""
+    line = spot.lines[-1]
+    for outer in reversed(spot.lines[:-1]):
+        if not only_guarded(line):
+            break
+        line = outer
+    return line
+
+
 # ------------------------------------------------------------------------ names
+
+
+def simple(node: ast.AST | None) -> bool:
+    """A name, an attribute or an item of one, or a number: evaluating it again changes nothing."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        if isinstance(node, ast.Subscript) and not isinstance(node.slice, (ast.Constant, ast.Name)):
+            return False
+        node = node.value
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Constant) and isinstance(node.value, (int, float)))
+
+
+def imported(spot: Spot, module: str, name: str) -> str | None:
+    """How the file already names something of a library."""
+    for node in spot.file.tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            for alias in node.names:
+                known = alias.asname or alias.name
+                if f"{node.module}.{alias.name}" == f"{module}.{name}":
+                    return known
+                if f"{node.module}.{alias.name}" == module:
+                    return f"{known}.{name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname and (alias.name == module or module.startswith(alias.name + ".")):
+                    return f"{alias.asname}{module[len(alias.name) :]}.{name}"
+                if not alias.asname and alias.name == module:
+                    return f"{module}.{name}"
+    return None
+
+
+def divisor(test: ast.expr) -> ast.expr | None:
+    """The n of `i % n == 0`, where the test has one such and n is a name, an attribute or a number."""
+    found = [n.right for n in ast.walk(test) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod)]
+    return found[0] if len({ast.unparse(n) for n in found}) == 1 and simple(found[0]) else None
+
+
+def stepped_name(code: Code, step: Event) -> str | None:
+    """How a step names its optimizer: `optimizer.step()`, `scaler.step(optimizer)`."""
+    call, spot = code.call(step.span), code.spot(step.span)
+    if call is None or spot is None or not isinstance(call.func, ast.Attribute) or call.func.attr != "step":
+        return None
+    node = call.func.value
+    if step.via is not None or (step.thing is not None and step.thing.kind == "scaler"):
+        given = next((k.value for k in call.keywords if k.arg == "optimizer"), None)
+        node = given if given is not None else call.args[0] if call.args else node
+    return spot.text_of(node) if simple(node) else None
 
 
 def name_at(code: Code, event: Event, level: int, thing: Thing, also: frozenset[int] = frozenset()) -> Named | None:

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from mllint.checks.schedulers import batches, counted_in_epochs, horizon, sized_for_the_other, worth
-from mllint.flow.anchors import Code, Line, Spot, calls_of, loop_at, names_assigned, names_read, seen_from
+from mllint.flow.anchors import (
+    Code,
+    Line,
+    Spot,
+    calls_of,
+    divisor,
+    imported,
+    loop_at,
+    names_assigned,
+    names_read,
+    only_guarded,
+    seen_from,
+    whole,
+)
 from mllint.flow.questions import called, driven, factors, parent
 from mllint.model.fix import AddImport, Delete, DropArgument, Edit, Fix, Move, Replace, Wrap
 from mllint.model.history import Event, Frame, History, Thing
@@ -173,11 +186,6 @@ def scheduler_before_optimizer(code: Code, history: History, scheduler: Thing, s
     return None
 
 
-def only_guarded(line: Line) -> bool:
-    """The statement is all there is in an `if`, which can go where it goes."""
-    return isinstance(line.owner, ast.If) and line.block is line.owner.body and len(line.block) == 1 and not line.owner.orelse
-
-
 # ---------------------------------------------------------------------- cadence
 
 
@@ -198,12 +206,7 @@ def scheduler_wrong_cadence(code: Code, history: History, scheduler: Thing, driv
 
 def brought(here: Spot, placed: list[Placement]) -> Iterator[Edit]:
     """The edits that bring the statement there: as it stands, with the test around it, or written anew where names differ."""
-    line = here.lines[-1]
-    for outer in reversed(here.lines[:-1]):
-        if not only_guarded(line):
-            break
-        line = outer
-    first = placed[0]
+    line, first = whole(here), placed[0]
     guarded = line is not here.lines[-1]
     if len(placed) == 1 and first.spot.function is here.function and (guarded or first.text == here.text_of(here.statement)):
         yield Move(here.span_of(line.statement), first.anchor, "after")
@@ -276,17 +279,6 @@ def argument(call: ast.Call, thing: Thing, name: str) -> ast.expr | None:
     return call.args[position] if position < len(call.args) else None
 
 
-def divisor(test: ast.expr) -> ast.expr | None:
-    """The n of `i % n == 0`, where the test has one such and n is a name, an attribute or a number."""
-    found = [n.right for n in ast.walk(test) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Mod)]
-    names = {ast.unparse(n) for n in found}
-    node = found[0] if len(names) == 1 else None
-    inner = node
-    while isinstance(inner, ast.Attribute):
-        inner = inner.value
-    return node if isinstance(inner, ast.Name) or (isinstance(inner, ast.Constant) and isinstance(inner.value, int)) else None
-
-
 def settled(spot: Spot, node: ast.expr) -> bool:
     """The names of the expression have their value before the place, and no later statement of the function changes it."""
     names = names_read(node)
@@ -318,22 +310,3 @@ def loss_passed_as_epoch(code: Code, history: History, scheduler: Thing, step: E
     edits: list[Edit] = [] if name_in_file else [AddImport(step.span.path, module, name, cell=step.span.cell)]
     header = f"if isinstance({here.text_of(call.func.value)}, {name_in_file or name}):\n    {here.text_of(here.statement)}\nelse:"
     return Fix("give the metric to the plateau scheduler alone", "unsafe", (*edits, Wrap(here.span_of(here.statement), header), drop))
-
-
-def imported(spot: Spot, module: str, name: str) -> str | None:
-    """How the file already names something of a library."""
-    for node in spot.file.tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
-            for alias in node.names:
-                known = alias.asname or alias.name
-                if f"{node.module}.{alias.name}" == f"{module}.{name}":
-                    return known
-                if f"{node.module}.{alias.name}" == module:
-                    return f"{known}.{name}"
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.asname and (alias.name == module or module.startswith(alias.name + ".")):
-                    return f"{alias.asname}{module[len(alias.name) :]}.{name}"
-                if not alias.asname and alias.name == module:
-                    return f"{module}.{name}"
-    return None
