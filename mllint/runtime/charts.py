@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllint.runtime.curves import Curve, Training, examples, memory, trainings
+from mllint.runtime.curves import Curve, Training, examples, memory, trainings, whole
 from mllint.runtime.record import Part, Record
 
 MIB = 1 << 20
@@ -84,8 +84,9 @@ def _components(several: Sequence[Training]) -> Iterator[Chart]:
             total = _line(training.steps, training.loss, "total", 0)
             total["line"] = {"dash": "dot"}
             title = "Parts of the loss" + (f", {training.name}" if len(several) > 1 else "")
+            note = "" if whole(training) is not None else "Parts as their functions gave them, before any weight: they do not add up."
             layout = _log([training.loss, *training.components])
-            yield Chart(f"parts-{training.optimizer}", title, "loss", [total, *traces], layout=layout)
+            yield Chart(f"parts-{training.optimizer}", title, "loss", [total, *traces], note, layout=layout)
 
 
 def _rates(part: Part, several: Sequence[Training]) -> Chart:

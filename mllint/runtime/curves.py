@@ -6,6 +6,7 @@ that was not recorded is None; one that is not finite stays what it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,15 @@ def memory(part: Part) -> list[Curve]:
     rows = part.of("step")
     device, process = _curve("device", (row.get("memory") for row in rows)), _curve("process", (row.get("rss") for row in rows))
     return [curve for curve in (device, process) if curve.known]
+
+
+def whole(training: Training) -> float | None:
+    """The last loss where the parts add up to it, so that each has a share in it; None where they are weighted or not finite."""
+    last = [curve.values[-1] for curve in (training.loss, *training.components) if curve.values]
+    known = [value for value in last if value is not None and math.isfinite(value)]
+    if len(known) < 2 or len(known) != len(last) or not known[0]:
+        return None
+    return known[0] if math.isclose(known[0], math.fsum(known[1:]), rel_tol=1e-4) else None
 
 
 def rate_name(curve: Curve) -> str:

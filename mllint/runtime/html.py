@@ -23,6 +23,7 @@ from mllint.runtime.summary import VERDICTS, failure, headline, place, remarks, 
 
 #: Nothing may be loaded, from nowhere, whatever a name or a message in the record tries.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+MISSING = "the page needs plotly to draw curves: pip install 'mllint-repo[runtime]'"
 PAGE = Path(__file__).parent / "page"
 COLUMNS = 25  # of the table of predictions: more steps are thinned out
 ROWS = 64  # of that table
@@ -46,12 +47,20 @@ def write(record: Record, path: str) -> None:
             os.unlink(target)
 
 
+def ready() -> None:
+    """Raises PlottingMissing where a page could not be drawn: better said before a run than after it."""
+    from importlib.util import find_spec
+
+    if find_spec("plotly") is None:
+        raise PlottingMissing(MISSING)
+
+
 def page(record: Record) -> str:
     """The whole page. Raises PlottingMissing where there are curves to draw and nothing to draw them with."""
     drawn = charts(record)
     title = f"mllint run {record.id}"
     figures = {chart.name: chart.figure() for chart in drawn}
-    body = "\n".join((*_header(record), *_findings(record), *_charts(drawn), *_numbers(record), *_remarks(record)))
+    body = "\n".join((*_header(record), *_comparison(record.head.get("compare")), *_findings(record), *_charts(drawn), *_numbers(record), *_remarks(record)))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -88,7 +97,7 @@ def _library() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise PlottingMissing("drawing the page needs plotly: pip install 'mllint-repo[runtime]'") from error
+        raise PlottingMissing(MISSING) from error
     return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 9, mtime=0)).decode("ascii")
 
 
@@ -113,6 +122,22 @@ def _header(record: Record) -> Iterator[str]:
 def _pill(word: str, lead: str = "") -> str:
     text = "not judged" if word == "not run" else word
     return f'<span class="verdict" data-verdict="{escape(word)}">{lead}{escape(text)}</span>'
+
+
+def _comparison(known: Any) -> Iterator[str]:
+    """What the run says beside that of another state of the project, where there was one."""
+    if not isinstance(known, dict) or "changes" not in known:
+        return
+    yield f'<h2>Compared with {escape(str(known.get("before")))}</h2>\n<div class="panel"><ul class="plain">'
+    for change in known["changes"]:
+        words = f"<strong>{escape(str(change.get('change')))}</strong>"
+        yield f'<li>{words} <span class="place">{escape(place(change))}</span> {escape(str(change.get("rule")))}</li>'
+    for row in known.get("differences") or ():
+        if row.get("same") is not True:
+            yield f"<li>{escape(str(row.get('name')))}: {escape(str(row.get('text')))}</li>"
+    if known.get("losses_equal"):
+        yield "<li>the losses are equal, to the last bit</li>"
+    yield "</ul></div>"
 
 
 def _findings(record: Record) -> Iterator[str]:

@@ -65,7 +65,7 @@ def cycles(part: Part) -> list[Cycle]:
 
 
 def _steps(part: Part) -> list[list[str]]:
-    """The events of each step: from the first zeroing or forward pass after the step before, to what follows the step itself."""
+    """The events of each step: from the first zeroing or training pass after the step before, to what follows the step itself."""
     done: list[list[str]] = []
     current: list[str] = []
     stepped = False
@@ -73,7 +73,7 @@ def _steps(part: Part) -> list[list[str]]:
         action = str(row.get("action"))
         if action in _ASIDE:
             continue
-        if stepped and action in _OPENERS:
+        if stepped and action in _OPENERS and row.get("observed", {}).get("training") is not False:
             done.append(current)
             current, stepped = [], False
         current.append(name(part, row))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from mllint.report import printable
-from mllint.runtime.curves import Training, memory, rate_name, steps, trainings
+from mllint.runtime.curves import Training, memory, rate_name, steps, trainings, whole
 from mllint.runtime.record import Part, Record
 from mllint.runtime.sequence import TIMES, cycles
 
@@ -56,6 +56,7 @@ def write(record: Record, stream: IO[str], *, color: bool = False, width: int | 
     console = Console(file=text, width=width or 80, force_terminal=color, color_system="standard" if color else None, **plain)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     judged = [v for v in record.verdicts if not v.get("hidden")]
+    _comparison(record.head.get("compare"), console)
     _verdicts(judged, console)
     _run(record, judged, console, BLOCKS if _can_say(BLOCKS, encoding) else ASCII)
     _total(judged, console)
@@ -107,7 +108,8 @@ def headline(record: Record) -> str:
     if part is not None and (passes := sum(row.get("grad") == "train" for row in part.of("pass"))):
         parts.append(_count(passes, "pass over the data", "passes over the data"))
     if part is not None and (device := part.start.get("device_name") or part.start.get("device")):
-        parts.append(f"on {device}{' (emulated CUDA)' if 'emulated' in str(record.head.get('mode')) else ''}")
+        emulated = " (emulated CUDA)" if "emulated" in str(record.head.get("mode")) else ""
+        parts.append(f"on {'the CPU' if device == 'cpu' else device}{emulated}")
     if len(record.trained) > 1:
         parts.append(f"in {len(record.trained)} processes, of which the first is shown")
     if isinstance(seconds := record.head.get("seconds"), int | float):
@@ -189,6 +191,23 @@ def _verdicts(findings: Sequence[Verdict], console: Console) -> None:
         console.print()
 
 
+def _comparison(known: Any, console: Console) -> None:
+    """What the run says beside that of another state of the project, where there was one."""
+    if not isinstance(known, dict) or "changes" not in known:
+        return
+    _line(console, (f"compared with {printable(str(known.get('before')))}", "bold"))
+    for change in known["changes"]:
+        text = str(change.get("change"))
+        style = "bold red" if change.get("after") == "confirmed" else "bold green" if change.get("before") == "confirmed" else ""
+        _line(console, ("", ""), (printable(text), style), (place(change), "bold"), (str(change.get("rule")), ""))
+    for row in known.get("differences") or ():
+        if row.get("same") is not True:
+            _sentence(console, f"{row.get('name')}: {row.get('text')}")
+    if known.get("losses_equal"):
+        _sentence(console, "the losses are equal, to the last bit")
+    console.print()
+
+
 def _line(console: Console, *words: tuple[str, str]) -> None:
     """A line that is never broken: places are copied and clicked."""
     from rich.text import Text
@@ -236,9 +255,10 @@ def _order(part: Part, console: Console, levels: str) -> None:
     """What a step is made of; the rarest of many orders are only counted."""
     known = cycles(part)
     arrow = " → " if levels == BLOCKS else " > "
+    if known:
+        console.print()
     for cycle in sorted(known, key=lambda cycle: -len(cycle.steps))[:ORDERS]:
         events = arrow.join(cycle.events).replace(" → ", arrow).replace(TIMES, TIMES if levels == BLOCKS else "x")
-        console.print()
         _sentence(console, f"{'step' if len(cycle.steps) == 1 else 'steps'} {cycle.when}: {events}")
     if len(known) > ORDERS:
         _sentence(console, f"and {_count(len(known) - ORDERS, 'other order')} of events")
@@ -265,18 +285,22 @@ def _figures(part: Part, console: Console, levels: str) -> None:
 
 def _courses(training: Training, levels: str) -> Table:
     rows = []
-    total = training.loss.values[-1] if training.loss.values else None
+    total = whole(training)
     for curve in (training.loss, *training.components, *training.rates, training.norm):
         if not curve.known:
             continue
         # A part of the loss stands indented below it, with its share of the last total.
         part = curve in training.components
         last = curve.values[-1]
-        share = f"{last / total:.0%} of it" if part and total and last is not None and math.isfinite(last / total) else ""
+        share = _share(last / total) + " of it" if part and total and last is not None else ""
         remark = "constant" if curve.constant and curve in training.rates else share
         name = f"  {printable(curve.name)}" if part else rate_name(curve) if curve in training.rates else curve.name
         rows.append((name, shown(curve.known[0]), sparkline(curve.values, levels), shown(curve.known[-1]), remark))
     return _table(rows, "", "first", "", "last", "")
+
+
+def _share(part: float) -> str:
+    return "<1%" if 0 < part < 0.005 else f"{part:.0%}"
 
 
 def _times(training: Training, name: str) -> Iterator[tuple[str, str, str]]:
@@ -293,9 +317,9 @@ def _times(training: Training, name: str) -> Iterator[tuple[str, str, str]]:
         if values:
             value = statistics.median(values)
             rest -= value
-            yield f"  {'optimizer' if curve.name == 'step' else curve.name}", duration(value), f"{value / total:.0%}" if total else ""
+            yield f"  {'optimizer' if curve.name == 'step' else curve.name}", duration(value), _share(value / total) if total else ""
     if training.times and total and rest / total > 0.005:
-        yield "  between", duration(rest), f"{rest / total:.0%}"
+        yield "  between", duration(rest), _share(rest / total)
 
 
 def _table(rows: Iterable[Sequence[str]], *names: str) -> Table:
