@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -150,7 +151,8 @@ def environment(sandbox: Sandbox, cwd: str, folder: str, options: Options) -> di
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([HOOK, *filter(None, [env.get("PYTHONPATH")])])
     env["MLLINT_RUN_DIR"] = sandbox.parts(folder)
-    env["MLLINT_RUN_JSON"] = json.dumps({"root": sandbox.root, **asdict(options), "raise": False, "sandbox": sandbox.kind})
+    told = {"root": sandbox.root, **asdict(options), "raise": False, "sandbox": sandbox.kind, "until": time.time() + options.seconds}
+    env["MLLINT_RUN_JSON"] = json.dumps(told)
     env |= TRACKERS_OFFLINE
     for name, value in DEFAULTS.items():
         env.setdefault(name, value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mllint.runtime.record import Record
 
 LONGEST = 200
+QUOTE = "'"
 
 #: Reasons of the probes to end a run: they have seen enough.
 ENOUGH = frozenset({"steps", "passes", "backwards"})
@@ -62,54 +63,77 @@ def problem(record: Record, output: str, dump: str, roots: Mapping[str, str], im
     if raised is None and status != 0:
         raised = last_raised(output, roots)
     if raised is not None and (status != 0 or not trained):
+        if raised.type == "SystemExit":
+            at = f" ({raised.place})" if raised.place else ""
+            said = _last_line(output) if raised.message == f"exit status {status}" else raised.message
+            return f"the command ended with status {status}{at}" + (f": {_short(said)}" if said else "")
         return sentence(raised)
     if status is not None and status < 0:
         return _by_signal(-status)
     if status:
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+        last = _last_line(output)
         missing = re.search(r"can't open file '(.+?)'", output)
         if missing:
             return f"there is no file {_relative(missing[1], roots)}"
         return f"the command ended with status {status}" + (f": {_short(last)}" if last else "")
     if not trained:
         return "the command ended without training: " + (
-            "torch was imported, but no optimizer, loss or model was used" if imported else "no process of it imported torch"
+            "torch was imported, but no optimizer, loss or model was used" if imported else "the probes saw no process of it import torch"
         )
     return None
+
+
+def _last_line(output: str) -> str:
+    return next((line for line in reversed(output.splitlines()) if line.strip()), "")
 
 
 def sentence(raised: Raised) -> str:
     """An exception in words, the first missing thing named."""
     kind, message = raised.type.rpartition(".")[2], raised.message
     at = f" ({raised.place})" if raised.place else ""
-    if kind == "ModuleNotFoundError" and (name := re.search(r"No module named '([^']+)'", message)):
-        if name[1] == "torch":
+    missing = raised.missing or _missing(kind, message, raised.files)
+    if missing and missing.startswith("module "):
+        name = missing.removeprefix("module ")
+        if name == "torch":
             return f"the Python of the command has no torch{at}: install it there (pip install 'mllint-repo[runtime]')"
-        return f"the Python of the command has no module `{name[1]}`{at}: install it there"
-    if raised.missing or kind == "FileNotFoundError":
-        name = re.search(r"'([^']+)'", message)
-        missing = raised.missing or (name[1] if name else None)
-        return f"a file is missing: {missing}{at}" if missing else f"a file is missing: {_short(message)}{at}"
-    if "ProcessGroupNCCL" in message or ("NCCL" in message and "GPU" in message):
-        return f"the script asks for NCCL, which needs GPUs, and there is none here{at}: `gloo` works on a CPU"
-    if any(words in message for words in _NO_GPU):
-        return f"the script needs a GPU, and there is none here{at}: --emulate-cuda runs it on the CPU"
-    if kind == "EOFError" and "reading a line" in message:
-        return f"the script reads standard input, which is empty in such a run{at}"
-    if kind == "KeyError" and any(os.path.basename(file) in ("os.py", "<frozen os>") for file in raised.files):
-        return f"the environment variable {message} is not set{at}"
-    if kind in ("SyntaxError", "IndentationError", "TabError"):
-        return f"not valid Python{at}: {_short(message)}"
+        return f"the Python of the command has no module `{name}`{at}: install it there"
+    if missing and missing.startswith("environment variable "):
+        return f"the {missing} is not set{at}"
     if kind in _OFFLINE or any(words in message for words in _OFFLINE):
         return (
             f"something from a hub is not in the local cache{at}, and such a run stays offline: "
             f"fetch it once before, or set HF_HUB_OFFLINE=0: {_short(message)}"
         )
-    if kind in _NETWORK:
+    if "ProcessGroupNCCL" in message or ("NCCL" in message and "GPU" in message):
+        return f"the script asks for NCCL, which needs GPUs, and there is none here{at}: `gloo` works on a CPU"
+    if missing == "a CUDA device" or any(words in message for words in _NO_GPU):
+        return f"the script needs a GPU, and there is none here{at}: --emulate-cuda runs it on the CPU"
+    if kind == "EOFError" and "reading a line" in message:
+        return f"the script reads standard input, which is empty in such a run{at}"
+    if missing == "the network" or kind in _NETWORK:
         return f"the script needs the network{at}: {_short(message)}"
+    if missing:
+        return f"a file is missing: {missing}{at}"
+    if kind in ("SyntaxError", "IndentationError", "TabError"):
+        named = re.fullmatch(r"(.*) \((.+), line (\d+)\)", message, re.DOTALL)
+        if named:
+            return f"not valid Python ({named[2]}:{named[3]}): {_short(named[1])}"
+        return f"not valid Python{at}: {_short(message)}"
     if kind in ("MemoryError", "OutOfMemoryError"):
         return f"out of memory{at}: {_short(message)}"
     return f"{kind}{at}" + (f": {_short(message)}" if message else "")
+
+
+def _missing(kind: str, message: str, files: Sequence[str]) -> str | None:
+    """What was missing, in the words of the probes, of an exception they have not seen."""
+    if kind == "ModuleNotFoundError" and (name := re.search(r"No module named '([^']+)'", message)):
+        return f"module {name[1]}"
+    if kind == "FileNotFoundError":
+        name = re.search(r"'([^']+)'", message)
+        return name[1] if name else _short(message)
+    if kind == "KeyError" and any(os.path.basename(file) in ("os.py", "<frozen os>") for file in files):
+        return f"environment variable {message.strip(QUOTE)}"
+    return None
 
 
 def last_raised(output: str, roots: Mapping[str, str]) -> Raised | None:
