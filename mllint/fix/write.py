@@ -17,7 +17,8 @@ VENDORED = frozenset(
 )  # fmt: skip
 #: What tools write at the head of files they made.
 _GENERATED = re.compile(
-    rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|^[ \t]*(?:#|//|;)[^\n]*\b(?:auto-?)?generated (?:by|from|file)\b",
+    rb"@generated\b|\bDO NOT (?:EDIT|MODIFY)\b|\bauto(?:matically)?[- ]?generated\b"
+    rb"|^\W*(?:code |(?:this )?file (?:is |was )?)?generated (?:by|from|with)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _HEAD = 1000
