@@ -145,7 +145,7 @@ def _diff(options: Any, root: str) -> int:
 
     records = find(options.run, root), find(options.other, root)
     with _readable(f"{options.run} or {options.other}"):
-        found = differences(*records, names=("A", "B"))
+        found = differences(*records)
     equal = same(found)
     if options.format == "json":
         runs = [{"id": record.id, "command": record.head.get("command")} for record in records]

@@ -21,6 +21,7 @@ from mllint.model.rule import Rule
 from mllint.pages import Page, body_of
 from mllint.report import FORMATS
 from mllint.runtime.command import LaunchError, Options
+from mllint.runtime.compare import Tree
 from mllint.runtime.record import Record, save
 from mllint.runtime.sandbox import KINDS
 
@@ -47,6 +48,10 @@ class Project:
     @property
     def selection(self) -> Selection:
         return Selection(self.config, self.rules, self.select, self.ignore)
+
+    def at(self, folder: str) -> Project:
+        """The same project in another folder, with the rules and settings of this one."""
+        return replace(self, root=folder, paths=(folder,), marked=True)
 
     def discovered(self) -> Discovery:
         """The files of the project."""
@@ -96,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--emulate-cuda", action="store_true", default=False, help="let code that asks for a GPU run on the CPU")
     add("--compile", action="store_true", default=False, help="do not switch torch.compile off")
     add("--seed", type=int, default=None, metavar="N", help="seed every generator with N before the command starts")
+    add("--compare", default=None, metavar="REV", help="run the command on this git revision too, with the same seeds, and compare")
     add("--html", default=None, metavar="FILE", help="write a page with curves, to be opened in a browser")
     add("--format", choices=tuple(FORMATS), help="how to report (default: text)")
     add("--output", metavar="FILE", help="write the report to FILE instead of standard output")
@@ -137,15 +143,33 @@ def main(options: Any, project: Project, write: Write) -> int:
         set=_pairs(options.set),
         examples=options.examples,
     )
+    if options.html is not None:
+        _ready_to_draw()
     try:
-        findings = None if options.report is None else _reported(options.report, project)
-        checked = check(options.behind, project, wanted, findings=findings, sandbox=options.sandbox, keep=options.keep, show=sys.stderr)
+        if options.compare is not None:
+            checked = _compared(options, project, wanted)
+        else:
+            findings = None if options.report is None else _reported(options.report, project)
+            checked = check(options.behind, project, wanted, findings=findings, sandbox=options.sandbox, keep=options.keep, show=sys.stderr)
     except LaunchError as error:
         raise ConfigError(str(error)) from error
     if options.html is not None:
-        _write_page(checked.record, options.html)
+        from mllint.commands.runs import write_page
+
+        write_page(checked.record, options.html)
     write(lambda stream, color: render(checked, project, options.format, stream, color, time.perf_counter() - started))
     return checked.status
+
+
+def _compared(options: Any, project: Project, wanted: Options) -> Checked:
+    """The run on the working tree, whose record tells what became of the findings of the revision."""
+    from mllint.commands.compare_runs import both, revision
+
+    if options.report is not None:
+        raise ConfigError("--compare scans both states by itself; it cannot judge a --report")
+    with revision(project, options.compare) as before:
+        done = both(options.behind, project, wanted, before, None, sandbox=options.sandbox, keep=options.keep, show=sys.stderr)
+    return done.after
 
 
 def check(
@@ -158,25 +182,27 @@ def check(
     keep: bool = False,
     show: IO[str] | None = None,
     cwd: str | None = None,
+    tree: Tree | None = None,
 ) -> Checked:
     """Run the command and judge the findings, or those of a scan where none are given. The record is saved with its verdicts.
 
-    `show` gets the output of the command and a line before it. Raises LaunchError for a command that cannot be started.
+    `show` gets the output of the command and a line before it. With `tree` all of this is done to another state of the project.
+    Raises LaunchError for a command that cannot be started.
     """
     from mllint.runtime import launch
     from mllint.runtime.command import runnable
 
     runnable(command, cwd or os.getcwd())
-    outcome = None if findings is not None else _scanned(project)
+    judged_in, files = (project, None) if tree is None else (project.at(tree.folder), tree.files)
+    outcome = None if findings is not None else _scanned(judged_in)
     known = list(outcome.report.findings if outcome is not None else findings or ())
     folder, kept = _folder(project.root)
-    if show is not None:
-        show.write(f"mllint: running {shlex.join(command)} for at most {options.seconds:g} s\n")
-        show.flush()
+    passed = None if show is None else launch.passed_to(show)
+    if passed is not None:
+        passed(f"mllint: running {shlex.join(command)} for at most {options.seconds:g} s\n".encode("utf-8", "backslashreplace"))
     try:
-        passed = None if show is None else launch.passed_to(show)
-        record = launch.run(command, project.root, options, folder, cwd=cwd, sandbox=sandbox, keep=keep, show=passed)
-        judged, problems = judge(record, known, project)
+        record = launch.run(command, project.root, options, folder, cwd=cwd, sandbox=sandbox, keep=keep, show=passed, files=files)
+        judged, problems = judge(record, known, judged_in)
         rules = project.rules
         record = replace(record, verdicts=tuple(_row(finding, rules.get(finding.rule)) for finding in judged))
         path = f"{folder}.json" if kept else None
@@ -188,7 +214,7 @@ def check(
         problems = (Problem("missing", f"the run: {record.head['problem']}"), *problems)
     own = tuple(p for p in (outcome.report.problems if outcome else ()) if p.kind in ("internal", "limit"))
     findings = tuple(sorted((_hidden_if_refuted(f) for f in judged), key=Finding.sort_key))
-    line_of = outcome.line_of if outcome else _line_reader(project.root)
+    line_of = outcome.line_of if outcome else _line_reader(judged_in.root)
     return Checked(record, findings, (*problems, *own), outcome.files if outcome else 0, line_of, path)
 
 
@@ -341,12 +367,10 @@ def _line_reader(root: str) -> Callable[[Span], str]:
     return line_of
 
 
-def _write_page(record: Record, path: str) -> None:
+def _ready_to_draw() -> None:
     from mllint.runtime import html
 
     try:
-        html.write(record, path)
+        html.ready()
     except html.PlottingMissing as error:
-        raise ConfigError(str(error)) from error
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ConfigError(f"--html: {error}") from error

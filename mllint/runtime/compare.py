@@ -106,7 +106,7 @@ def compared(before: Record, after: Record, names: tuple[str, str] = ("before", 
         words = [None if finding is None else str(finding.get("verdict") or "not run") for finding in (one, other)]
         finding: Verdict = other if other is not None else one or {}
         changes.append(Change(finding, words[0], words[1], _said(words[0], words[1], _fell_short(after, before))))
-    told = tuple(d for d in differences(before, after, names) if d.name != "verdicts")
+    told = tuple(d for d in differences(before, after, ("before", "now")) if d.name != "verdicts")
     return Comparison(names, tuple(changes), told)
 
 

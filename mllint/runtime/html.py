@@ -60,7 +60,8 @@ def page(record: Record) -> str:
     drawn = charts(record)
     title = f"mllint run {record.id}"
     figures = {chart.name: chart.figure() for chart in drawn}
-    body = "\n".join((*_header(record), *_comparison(record.head.get("compare")), *_findings(record), *_charts(drawn), *_numbers(record), *_remarks(record)))
+    said = (*_header(record), *_comparison(record.head.get("compare")), *_findings(record))
+    body = "\n".join((*said, *_charts(drawn), *_numbers(record), *_remarks(record)))
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -117,8 +117,11 @@ def _day(name: str) -> str:
 # ---------------------------------------------------------------- two of them
 
 
-def differences(a: Record, b: Record, names: tuple[str, str] = ("a", "b")) -> list[Difference]:
-    """What tells two runs apart, in the order of the report. Losses, learning rates and norms are equal when every bit is."""
+def differences(a: Record, b: Record, names: tuple[str, str] = ("in A", "in B")) -> list[Difference]:
+    """What tells two runs apart, in the order of the report; `names` stand behind the values of each.
+
+    Losses, learning rates and norms are equal when every bit is.
+    """
     first, second = _trainings(a), _trainings(b)
     found = [_lengths(first, second, names)]
     pairs = list(zip(first, second, strict=False))
@@ -216,7 +219,7 @@ def _lengths(a: Sequence[Training], b: Sequence[Training], names: tuple[str, str
     if x == y:
         return Difference("steps", True, f"{sum(x)} in both")
     said = [" and ".join(map(str, counts)) or "none" for counts in (x, y)]
-    return Difference("steps", False, f"{said[0]} in {names[0]}, {said[1]} in {names[1]}")
+    return Difference("steps", False, f"{said[0]} {names[0]}, {said[1]} {names[1]}")
 
 
 def _courses(label: str, a: Sequence[Curve], b: Sequence[Curve], at: Sequence[int], names: tuple[str, str]) -> list[Difference]:
@@ -224,7 +227,7 @@ def _courses(label: str, a: Sequence[Curve], b: Sequence[Curve], at: Sequence[in
     if not a and not b:
         return []
     if [curve.name for curve in a] != [curve.name for curve in b]:
-        return [Difference(label, False, f"{_named(a)} in {names[0]}, {_named(b)} in {names[1]}")]
+        return [Difference(label, False, f"{_named(a)} {names[0]}, {_named(b)} {names[1]}")]
     found = []
     for x, y in zip(a, b, strict=True):
         name = f"{label}, {x.name}" if len(a) > 1 else label
@@ -234,7 +237,8 @@ def _courses(label: str, a: Sequence[Curve], b: Sequence[Curve], at: Sequence[in
             found.append(Difference(name, True, f"equal in {_all(common)}"))
         else:
             u, v = x.values[place], y.values[place]
-            text = f"differs first at step {at[place]}: {_exact(u)} in {names[0]}, {_exact(v)} in {names[1]}{_apart(u, v)}"
+            told = _told(u, v)
+            text = f"differs first at step {at[place]}: {told[0]} {names[0]}, {told[1]} {names[1]}{_apart(u, v)}"
             found.append(Difference(name, False, text, at[place]))
     return found
 
@@ -244,7 +248,7 @@ def _events(a: Record, b: Record, names: tuple[str, str]) -> Difference:
     differ = [key for key in {**x, **y} if x.get(key, 0) != y.get(key, 0)]
     if not differ:
         return Difference("events", True, f"the same {sum(x.values())} in both")
-    return Difference("events", False, "; ".join(f"{key} {x.get(key, 0)} in {names[0]}, {y.get(key, 0)} in {names[1]}" for key in differ))
+    return Difference("events", False, "; ".join(f"{key} {x.get(key, 0)} {names[0]}, {y.get(key, 0)} {names[1]}" for key in differ))
 
 
 def _verdicts(a: Record, b: Record, names: tuple[str, str]) -> Difference:
@@ -254,7 +258,7 @@ def _verdicts(a: Record, b: Record, names: tuple[str, str]) -> Difference:
         x, y = (str(finding.get("verdict") or "not run") if finding is not None else "not reported" for finding in (one, other))
         if x != y:
             finding = other or one or {}
-            differ.append(f"{finding.get('path')}:{finding.get('line')} {finding.get('rule')} {x} in {names[0]}, {y} in {names[1]}")
+            differ.append(f"{finding.get('path')}:{finding.get('line')} {finding.get('rule')} {x} {names[0]}, {y} {names[1]}")
     if differ:
         return Difference("verdicts", False, "; ".join(differ))
     count = f"the same of {len(pairs)} finding{'' if len(pairs) == 1 else 's'}"
@@ -266,12 +270,12 @@ def _costs(a: Record, b: Record, first: Sequence[Training], second: Sequence[Tra
     found = []
     times = _median(first), _median(second)
     if times[0] is not None and times[1] is not None:
-        text = f"{duration(times[0])} in {names[0]}, {duration(times[1])} in {names[1]} (medians without the first step)"
+        text = f"{duration(times[0])} {names[0]}, {duration(times[1])} {names[1]} (medians without the first step)"
         found.append(Difference("time a step", None, text))
     curves = [{curve.name: curve for curve in memory(record.main)} if record.main is not None else {} for record in (a, b)]
     if "device" in curves[0] and "device" in curves[1]:
         x, y = (size(max(known["device"].known)) for known in curves)
-        found.append(Difference("device memory", None, f"at most {x} in {names[0]}, {y} in {names[1]}"))
+        found.append(Difference("device memory", None, f"at most {x} {names[0]}, {y} {names[1]}"))
     return found
 
 
@@ -288,12 +292,20 @@ def _all(count: int) -> str:
     return f"all {count} steps" if count > 1 else "the only step"
 
 
-def _exact(value: float | None) -> str:
-    return "none" if value is None else repr(value)
+def _told(u: float | None, v: float | None) -> list[str]:
+    """Both values with as many digits as it takes to see how far they are apart."""
+    apart = _distance(u, v)
+    digits = 6 if not apart else min(max(6, 2 - math.floor(math.log10(apart))), 17)
+    return ["none" if value is None else f"{value:.{digits}g}" for value in (u, v)]
 
 
 def _apart(u: float | None, v: float | None) -> str:
-    if u is None or v is None or not math.isfinite(u) or not math.isfinite(v):
-        return ""
-    base = max(abs(u), abs(v))
-    return f" ({abs(u - v) / base:.2g} apart)" if base else ""
+    apart = _distance(u, v)
+    return f" ({apart:.2g} apart)" if apart else ""
+
+
+def _distance(u: float | None, v: float | None) -> float | None:
+    """The difference in relation to the larger; None where there is none to speak of."""
+    if u is None or v is None or not math.isfinite(u) or not math.isfinite(v) or u == v:
+        return None
+    return abs(u / 2 - v / 2) / (max(abs(u), abs(v)) / 2)

@@ -201,7 +201,8 @@ def _comparison(known: Any, console: Console) -> None:
         style = "bold red" if change.get("after") == "confirmed" else "bold green" if change.get("before") == "confirmed" else ""
         _line(console, ("", ""), (printable(text), style), (place(change), "bold"), (str(change.get("rule")), ""))
     for row in known.get("differences") or ():
-        if row.get("same") is not True:
+        # Where the losses differ, so do their parts and the gradients.
+        if row.get("same") is not True and not str(row.get("name")).startswith(("parts of the loss", "gradient norm")):
             _sentence(console, f"{row.get('name')}: {row.get('text')}")
     if known.get("losses_equal"):
         _sentence(console, "the losses are equal, to the last bit")
