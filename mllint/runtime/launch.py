@@ -369,7 +369,11 @@ def _record(
     head["written"] = sorted({*_written_outside(record, sandbox, folder), *changed})
     head["network"] = _network(record)
     head["problem"] = failure.problem(record, output, watched.dump.decode("utf-8", "replace"), sandbox.roots(), bool(_parts(folder)))
-    head["notes"] = [*_notes(watched, head, changed, options), *([f"the scratch folder is kept: {sandbox.scratch}"] if keep else [])]
+    compiled = not options.compile and _names_compile(record, root)
+    head["notes"] = [
+        *_notes(watched, head, changed, options, compiled),
+        *([f"the scratch folder is kept: {sandbox.scratch}"] if keep else []),
+    ]
     return record
 
 
@@ -402,7 +406,20 @@ def _rows(record: Record, kind: str) -> Iterator[Mapping[str, Any]]:
         yield from part.of(kind)
 
 
-def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], options: Options) -> Iterator[str]:
+def _names_compile(record: Record, root: str) -> bool:
+    """A file of the project that took part in the run speaks of compiling."""
+    files = {step.file for part in record.parts for stack in part.stacks.values() for step in stack if step.own}
+    for file in files:
+        try:
+            with open(os.path.join(root, file), "rb") as stream:
+                if re.search(rb"torch\.compile\b|\.compile\(|torch_compile", stream.read()):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], options: Options, compiled: bool) -> Iterator[str]:
     sandbox = watched.sandbox
     if sandbox.kind == "copy":
         yield (
@@ -425,7 +442,7 @@ def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], o
     if watched.stragglers:
         several = watched.stragglers > 1
         yield f"{watched.stragglers} process{'es' if several else ''} that outlived the run {'were' if several else 'was'} ended"
-    if not options.compile:
+    if compiled:
         yield "torch.compile was switched off (--compile keeps it on)"
     if options.emulate_cuda:
         yield "CUDA was emulated on the CPU: what only a GPU does was not seen"

@@ -85,6 +85,12 @@ class Sandbox:
         if self.kind == "none":
             raise SandboxError("another state of the project can only be shown in a sandbox")
         if self.kind == "copy":
+            for name in files:
+                folder = os.path.dirname(name)
+                while folder:
+                    if os.path.islink(os.path.join(self.root, folder)):
+                        raise SandboxError(f"{folder} is not copied, so {name} cannot stand for another")
+                    folder = os.path.dirname(folder)
             from mllint.runtime.enter import put
 
             put(self.root, files)
