@@ -308,4 +308,5 @@ def _distance(u: float | None, v: float | None) -> float | None:
     """The difference in relation to the larger; None where there is none to speak of."""
     if u is None or v is None or not math.isfinite(u) or not math.isfinite(v) or u == v:
         return None
-    return abs(u / 2 - v / 2) / (max(abs(u), abs(v)) / 2)
+    larger = max(abs(u), abs(v))
+    return max(abs(u / larger - v / larger), 1e-16)

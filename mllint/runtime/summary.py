@@ -195,11 +195,11 @@ def _comparison(known: Any, console: Console) -> None:
     """What the run says beside that of another state of the project, where there was one."""
     if not isinstance(known, dict) or "changes" not in known:
         return
-    _line(console, (f"compared with {printable(str(known.get('before')))}", "bold"))
+    _line(console, (f"compared with {known.get('before')}", "bold"))
     for change in known["changes"]:
         text = str(change.get("change"))
         style = "bold red" if change.get("after") == "confirmed" else "bold green" if change.get("before") == "confirmed" else ""
-        _line(console, ("", ""), (printable(text), style), (place(change), "bold"), (str(change.get("rule")), ""))
+        _line(console, ("", ""), (text, style), (place(change), "bold"), (str(change.get("rule")), ""))
     for row in known.get("differences") or ():
         # Where the losses differ, so do their parts and the gradients.
         if row.get("same") is not True and not str(row.get("name")).startswith(("parts of the loss", "gradient norm")):
@@ -213,7 +213,8 @@ def _line(console: Console, *words: tuple[str, str]) -> None:
     """A line that is never broken: places are copied and clicked."""
     from rich.text import Text
 
-    console.print(Text.assemble(*((word if n == 0 else "  " + word, style) for n, (word, style) in enumerate(words))), soft_wrap=True)
+    parts = [(printable(word), style) for word, style in words]
+    console.print(Text("  ").join(Text(word, style) for word, style in parts), soft_wrap=True)
 
 
 def _sentence(console: Console, text: str, style: str = "", *, indent: int = 2) -> None:
@@ -237,8 +238,8 @@ def _total(findings: Sequence[Verdict], console: Console) -> None:
 
 
 def _run(record: Record, findings: Sequence[Verdict], console: Console, levels: str) -> None:
-    command = printable(shlex.join(map(str, record.head.get("command") or ())))
-    _line(console, (f"run {printable(record.id)}", "bold"), (command, ""))
+    command = shlex.join(map(str, record.head.get("command") or ()))
+    _line(console, (f"run {record.id}", "bold"), (command, ""))
     _sentence(console, headline(record))
     said = [str(sentence) for finding in findings for sentence in finding.get("evidence") or ()]
     problem = failure(record)
@@ -350,7 +351,7 @@ def _listing(console: Console, title: str, lines: Sequence[str], *, wrap: bool =
         if wrap:
             _sentence(console, line, indent=4)
         else:
-            _line(console, (f"    {printable(line)}", ""))
+            _line(console, (f"    {line}", ""))
     if len(lines) > LISTED:
         _sentence(console, f"and {len(lines) - LISTED} more", indent=4)
 
