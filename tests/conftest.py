@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +41,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def without_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions count as they do for anybody but the superuser, who may write everywhere."""
+    allowed = os.access
+
+    def access(path: str, mode: int, **more: bool) -> bool:
+        return allowed(path, mode, **more) and not (mode & os.W_OK and not os.stat(path).st_mode & 0o222)
+
+    monkeypatch.setattr(os, "access", access)

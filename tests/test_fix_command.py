@@ -126,7 +126,7 @@ def test_undecodable_file(project, capsys) -> None:
     assert "problem  train.py" in capsys.readouterr().out
 
 
-def test_declined_files_are_said(project, capsys) -> None:
+def test_declined_files_are_said(project, capsys, without_privileges) -> None:
     root = project({"ro.py": RATE, "gen.py": "# @generated\n" + RATE, "vendor/v.py": RATE, "good.py": RATE})
     (root / "ro.py").chmod(0o444)
     assert fix() == 1

@@ -160,7 +160,7 @@ def test_vendored_files(tmp_path: Path) -> None:
 
 
 @posix
-def test_links_and_permissions(tmp_path: Path) -> None:
+def test_links_and_permissions(tmp_path: Path, without_privileges: None) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()

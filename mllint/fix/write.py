@@ -72,7 +72,7 @@ def _not_writable(root: str, path: str) -> str | None:
         return f"cannot be changed: {error.strerror or error}"
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
-    if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
+    if not os.access(target, os.W_OK):
         return "is read-only"
     if not os.access(os.path.dirname(target), os.W_OK | os.X_OK):
         return "lies in a folder that is read-only"
