@@ -8,6 +8,14 @@ from typing import Any, Callable, Dict, List, Set
 
 from . import failures, patching, state, stopping, writer
 
+#: The same names as `frameworks.ENTRIES`, which is not imported before it is needed.
+FRAMEWORKS = (
+    "accelerate.accelerator",
+    "transformers.trainer",
+    "lightning.pytorch.trainer.trainer",
+    "pytorch_lightning.trainer.trainer",
+)
+
 
 class Finder:
     """Lets the program's own import of a module run, then attaches to the module. It looks at the names in its table and no others."""
@@ -58,23 +66,28 @@ def install(folder: str) -> None:
         from . import arguments
 
         arguments.install()
+    if not state.run.options["compile"]:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling a small model takes longer than the whole check
     sys.meta_path.insert(0, Finder(_table()))
 
 
 def _table() -> Dict[str, Callable[[], None]]:
-    return {"torch": torch, "numpy": _later("seeds", "numpy")}
+    table = {"torch": torch, "numpy": _numpy}
+    table.update((name, _framework(name)) for name in FRAMEWORKS)
+    return table
 
 
-def _later(module: str, name: str) -> Callable[[], None]:
-    """A probe of a module that is imported with the framework it attaches to."""
+def _numpy() -> None:
+    from . import seeds
 
+    patching.attach("numpy seeds", seeds.numpy)
+
+
+def _framework(name: str) -> Callable[[], None]:
     def run() -> None:
-        import importlib
+        from . import frameworks
 
-        try:
-            getattr(importlib.import_module("." + module, __package__), name)()
-        except Exception as error:
-            state.unavailable(name, error)
+        patching.attach(name, frameworks.attach(name))
 
     return run
 
@@ -83,6 +96,7 @@ def torch() -> None:
     """Attach to torch, just imported."""
     if state.run.off:
         return
+    state.run.compiles = bool(state.run.options["compile"])
     from . import contexts, effects, gradients, loaders, losses, modules, optimizers, scaling, schedulers, seeds
 
     groups: List[Any] = [
@@ -104,7 +118,11 @@ def torch() -> None:
     ]
     for what, group in groups:
         patching.attach(what, group)
-    seeds.numpy()
+    if state.run.options["emulate_cuda"]:
+        from . import emulate
+
+        patching.attach("CUDA emulation", emulate.install)
+    patching.attach("numpy seeds", seeds.numpy)
     _open()
     stopping.watch_clock()
 

@@ -73,6 +73,30 @@ def _leave(item: Any) -> None:
             return
 
 
+class Named:
+    """A context manager of a framework, followed while it is entered; everything else about it is the manager's own."""
+
+    def __init__(self, manager: Any, name: str, facts: Dict[str, Any]) -> None:
+        self._manager = manager
+        self._name = name
+        self._facts = facts
+
+    def __enter__(self) -> Any:
+        result = self._manager.__enter__()
+        try:
+            _enter(self, self._name, self._facts)
+        except Exception as error:
+            state.fault("contexts", error)
+        return result
+
+    def __exit__(self, *args: Any) -> Any:
+        _leave(self)
+        return self._manager.__exit__(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+
 def _watch(kind: type, name: str, facts: Any) -> None:
     """Follow `with` of a context class. These run around everything, so they stay apart from `guarded`, which would skip our own."""
 

@@ -28,6 +28,7 @@ NAMES = (
 LOOKS = 3  # times the input is looked at, for each site
 ROWS = 32
 
+_originals: Dict[str, Callable] = {}
 _looked: Dict[int, int] = {}
 
 
@@ -57,6 +58,7 @@ def _maker(name: str) -> Callable[[Callable], Callable]:
             _write(name, site, args, kwargs, result)
 
     def make(original: Callable) -> Callable:
+        _originals[name] = original
         return patching.observed(original, state.guarded(before), state.guarded(after))
 
     return make
@@ -72,6 +74,8 @@ def _write(name: str, site: int, args: Any, kwargs: Any, result: Any) -> None:
     number, pending = readings.number(result)
     if training:
         steps.component(name, number, pending)
+        if state.run.options["examples"] and steps.examples is None:
+            steps.examples = _examples(name, args, kwargs)
     if not events.room():
         return
     observed: Dict[str, Any] = {"value": number, "requires_grad": training}
@@ -87,6 +91,36 @@ def _write(name: str, site: int, args: Any, kwargs: Any, result: Any) -> None:
     if notes is not None:
         notes["loss"] = {"n": event, "function": name, "reduction": reduction}
         retained.watch(result, None, site)
+
+
+def _examples(name: str, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
+    """Loss, prediction and target of the first examples, each computed for itself by the same function without its reduction."""
+    torch = state.torch()
+    count = int(state.run.options["examples"])
+    given = args[0] if args else kwargs.get("input")
+    target = args[1] if len(args) > 1 else kwargs.get("target")
+    if name not in _EACH or not isinstance(target, torch.Tensor) or not given.dim():
+        return None
+    more = {k: v for k, v in kwargs.items() if k in ("weight", "ignore_index", "label_smoothing", "pos_weight")}
+    with torch.no_grad():
+        given, target = given.detach()[:count], target.detach()[:count]
+        loss = _originals[name](given, target, reduction="none", **more)
+        loss = loss.reshape(loss.shape[0], -1).float().mean(1)
+        if name in ("cross_entropy", "nll_loss"):
+            shown = given.argmax(1)
+            target = target.argmax(1) if target.shape == given.shape else target
+        else:
+            shown = torch.sigmoid(given) if name.endswith("with_logits") else given
+    return {"loss": loss.tolist(), "prediction": _first_values(shown), "target": _first_values(target)}
+
+
+_EACH = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss")
+
+
+def _first_values(item: Any) -> Any:
+    """One number for each example, or the first few where an example has many."""
+    rows = item.reshape(item.shape[0], -1)[:, :8]
+    return rows[:, 0].tolist() if rows.shape[1] == 1 else rows.tolist()
 
 
 def _positional(name: str, args: Any) -> str:

@@ -19,7 +19,7 @@ def install() -> None:
     thread, run = state.thread, state.run
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if thread.forwards or run.off or thread.busy:
+        if run.off or (run.compiles and state.traced()) or thread.forwards or thread.busy:
             return original(self, *args, **kwargs)
         thread.forwards = 1
         try:

@@ -24,8 +24,10 @@ def observed(original: Callable, before: Callable, after: Callable) -> Any:
     function raises, too.
     """
 
+    run = state.run
+
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if state.run.off:
+        if run.off or (run.compiles and state.traced()):
             return original(*args, **kwargs)
         seen = before(args, kwargs)
         if seen is None:

@@ -54,6 +54,8 @@ def _watch(kind: type, name: str) -> None:
         # the constructor makes a step of its own, and a scheduler of schedulers moves its children while it is made
         if thread.making or (name, id(scheduler)) in thread.steps:
             return None
+        if name != "step" and any(n == "step" for n, _ in thread.steps):
+            return None
         seen = (sites.here(), thread.via, sum(1 for n, _ in thread.steps if n == "step"))
         thread.steps = (*thread.steps, (name, id(scheduler)))
         if name == "step":

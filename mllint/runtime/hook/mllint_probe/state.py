@@ -46,6 +46,8 @@ class Run:
 
     def __init__(self) -> None:
         self.off = True
+        self.compiles = False  # torch.compile is at work: what it traces must find no probe
+        self.emulated = False  # CUDA is emulated in main memory
         self.folder = ""
         self.home = ""  # where the process stood when it began: relative file names are of this folder
         self.options = dict(DEFAULTS)
@@ -118,6 +120,11 @@ def guarded(function: Callable) -> Callable:
             thread.busy = False
 
     return probe
+
+
+def traced() -> bool:
+    """torch.compile is reading the program now; it takes this for True and drops what hangs on it."""
+    return bool(sys.modules["torch"].compiler.is_compiling())
 
 
 def torch() -> Any:

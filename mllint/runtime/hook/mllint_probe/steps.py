@@ -11,6 +11,8 @@ _indices: Dict[int, int] = {}
 _spent = {"data": 0.0, "forward": 0.0, "backward": 0.0}
 _last = [0.0]
 _components: List[Tuple[str, Optional[float], Any]] = []
+#: Loss, prediction and target of the first examples of the first batch since the last step, where they were asked for.
+examples: Optional[Dict[str, Any]] = None
 with_gradient: Set[Any] = set()  # parameters that ever had one at a step
 
 
@@ -44,6 +46,7 @@ def write(
     scale: Any = None,
 ) -> None:
     """Write the step line; `skipped` may be a number still on its device, not zero where the step was skipped."""
+    global examples
     torch = state.torch()
     if before is None:
         before = changes.Before(optimizer, number)
@@ -120,6 +123,9 @@ def write(
             "nonfinite": [p for p, norm in norms.items() if norm != norm or norm in (float("inf"), float("-inf"))],
         }
     )
+    if examples is not None:
+        writer.line({"k": "examples", "step": index, "optimizer": number, **examples})
+        examples = None
     before.forget()
     del _components[:]
     readings.loss = (None, None)

@@ -61,7 +61,7 @@ def restart() -> None:
 def _start() -> Dict[str, Any]:
     torch: Any = sys.modules.get("torch")
     cuda, name = False, None
-    if torch is not None and hasattr(torch, "cuda"):
+    if torch is not None and hasattr(torch, "cuda") and not state.run.emulated:
         try:
             # is_available() may start the driver, after which forked children cannot use it; counting does not
             cuda = torch.cuda.device_count() > 0
@@ -83,6 +83,7 @@ def _start() -> Dict[str, Any]:
         "device": "cuda" if cuda else "cpu",
         "device_name": name,
         "cuda_available": cuda,
+        "emulated": state.run.emulated,
         "threads": torch.get_num_threads() if hasattr(torch, "get_num_threads") else None,
         "time": time.time(),
         "unavailable": list(state.run.unavailable),
