@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def run_example(example: Example, pages: Mapping[str, Page]) -> Report:
     """Scan the project an example shows: a good one under every default rule and its own, any other under its own alone."""
     from mllint.session import scan
 
+    if "code" not in pages[example.rule].rule.seen:
+        return _watched(example, pages)
     with _written(example, pages) as (found, config):
         # What a comment hides shows only next to the rules it names.
         alone = example.role != "good" and pages[example.rule].rule.topic != "suppressions"
@@ -56,12 +59,29 @@ def _written(example: Example, pages: Mapping[str, Page]) -> Iterator[tuple[Disc
     # A rule that is never more than a guess is hidden by default; its page still shows what it finds.
     confidence = CONFIDENCES[min(CONFIDENCES.index("medium"), CONFIDENCES.index(rule.confidence))]
     with tempfile.TemporaryDirectory(prefix="mllint-example-") as folder:
-        for path, text in example.files.items():
-            target = os.path.join(folder, *path.split("/"))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(target, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+        _write_files(folder, example.files)
         yield discover([folder], folder), Config(confidence=confidence)
+
+
+def _watched(example: Example, pages: Mapping[str, Page]) -> Report:
+    """Run the first file of an example of a rule that only a run can judge; this interpreter must have torch."""
+    from mllint.commands.runtime_check import Project, check
+    from mllint.runtime.command import Options
+
+    select = ["DEFAULT", example.rule] if example.role == "good" else [example.rule]
+    with tempfile.TemporaryDirectory(prefix="mllint-example-") as folder:
+        _write_files(folder, example.files)
+        project = Project(folder, Config(), pages, [folder], select=select)
+        checked = check([sys.executable, next(iter(example.files))], project, Options(), findings=[], cwd=folder, sandbox="none")
+    return Report(checked.findings, checked.problems)
+
+
+def _write_files(folder: str, files: Mapping[str, str]) -> None:
+    for path, text in files.items():
+        target = os.path.join(folder, *path.split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
 
 
 def failures(example: Example, report: Report) -> list[str]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from mllint.model.finding import CONFIDENCES, SEVERITIES
 from mllint.model.rule import Rule
 
-HEADER_KEYS = ("severity", "confidence", "default", "since", "formerly", "libraries", "mentions", "also", "seen", "observable")
+HEADER_KEYS = ("severity", "confidence", "default", "since", "formerly", "libraries", "mentions", "also", "seen", "observable", "subject")
+SUBJECTS = ("program", "file")
 OBSERVABLE = ("always", "active", "never")
 HEADINGS = ("What it finds", "Why it matters", "Bad", "Good", "Fix safety", "Limits", "References")
 
@@ -135,6 +136,7 @@ def read_page(path: str, topic: str, *, own: bool = False) -> Page:
         fixable=" fixed" in body and re.search(r"^```+\w+ fixed\b", body, re.MULTILINE) is not None,
         seen=_seen(path, header.get("seen", "code")),
         observable=_one_of(path, {"observable": "always"} | header, "observable", OBSERVABLE),
+        subject=_one_of(path, {"subject": "program"} | header, "subject", SUBJECTS),
     )
     return Page(rule, path, text, _words(header.get("also", "")), own)
 

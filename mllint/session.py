@@ -137,6 +137,8 @@ class _Run:
     # ------------------------------------------------------------ detectors
 
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
+        yield from self._hits_in_files([page for page in wanted if page.rule.subject == "file"])
+        wanted = [page for page in wanted if page.rule.subject != "file"]
         histories = self._histories([page.rule for page in wanted])
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
@@ -157,6 +159,23 @@ class _Run:
                     for thing in history.all_things:
                         if _meets(thing, function.conditions):
                             yield from self._ask(rule, function, (thing, history), thing.made_at.path)
+
+    def _hits_in_files(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
+        """The hits of the rules about the text of one file, in each file whose bytes say that they can fire there."""
+        if not wanted:
+            return
+        detectors: dict[str, Detector | None] = {}
+        for path, names in self.project.files_for([page.rule for page in wanted]):
+            code = self.project.code_file(path)
+            for page in wanted:
+                if code is None or page.rule.name not in names:
+                    continue
+                if page.rule.name not in detectors:
+                    detectors[page.rule.name] = self._detector(page)
+                function = detectors[page.rule.name]
+                if function is not None:
+                    yield from self._ask(page.rule, function, (code,), path)
+            self.project.release(path)
 
     def _histories(self, rules: Sequence[Rule]) -> Sequence[Any]:
         try:

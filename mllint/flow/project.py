@@ -13,6 +13,7 @@ from mllint.flow.trees import CHILDREN
 from mllint.model.finding import Problem
 
 if TYPE_CHECKING:
+    from mllint.flow.lexical import CodeFile
     from mllint.flow.values import ClassValue, ModuleValue
     from mllint.model.history import History
     from mllint.model.rule import Rule
@@ -56,6 +57,7 @@ class Project:
         self._assigned: dict[int, frozenset[str]] = {}
         self._yields: dict[int, bool] = {}
         self._active: dict[int, bool] = {}
+        self._code: dict[str, CodeFile | None] = {}
         self._absolute: dict[tuple[str, str | None, int], str] = {}
         self._index()
 
@@ -144,8 +146,18 @@ class Project:
             self._note_varying(file.tree)
         return file
 
+    def files_for(self, rules: Sequence[Rule]) -> Iterator[tuple[str, frozenset[str]]]:
+        """The files asked about whose bytes hold what some of the rules mention, each with the names of those rules."""
+        from mllint.flow.gate import FileGate
+
+        gate = FileGate(rules)
+        for path in self.files:
+            if self.asked_about(path) and (names := gate.open_in(self.bytes_of(path))):
+                yield path, names
+
     def release(self, path: str) -> None:
         """Let go of a tree that nothing was made from: trees are most of what a scan holds in memory."""
+        self._code.pop(path, None)
         if self._read.get(path) is not None and path not in self.modules and self.files[path] == "python":
             del self._read[path]
 
@@ -208,6 +220,20 @@ class Project:
 
     def path_of_module(self, module: str) -> str | None:
         return self._by_name.get(module)
+
+    def code(self, module: str) -> CodeFile | None:
+        """A module of the project as text with names, by its project name; None for a library's."""
+        path = self._by_name.get(module)
+        return None if path is None else self.code_file(path)
+
+    def code_file(self, path: str) -> CodeFile | None:
+        """The same by path; None where it cannot be read."""
+        if path not in self._code:
+            from mllint.flow.lexical import CodeFile
+
+            file = self.python_file(path)
+            self._code[path] = None if file is None else CodeFile(self, file)
+        return self._code[path]
 
     # ------------------------------------------------------- facts about trees
 

@@ -15,6 +15,7 @@ class Rule:
     `seen` says how mistakes are found: "code" by reading it, "run" by watching it run (then a run reports what reading overlooked).
     `observable` says what a run needs to judge a finding: "always" enough, "active" autocast and scaling that did not switch
     themselves off, "never".
+    `subject` is what its detector is asked about: the "program", followed from its entries, or one "file" after the other.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Rule:
     fixable: bool = False
     seen: tuple[str, ...] = ("code",)
     observable: str = "always"
+    subject: str = "program"
 
     @property
     def url(self) -> str:

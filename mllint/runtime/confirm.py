@@ -51,7 +51,7 @@ class Judgement:
 
 
 def judge(record: Record, findings: Sequence[Finding], rules: Mapping[str, Rule], root: str, knowledge: Knowledge) -> Judgement:
-    """Say of each finding what the run shows, and find what only the run shows by those of `rules` that may look at runs.
+    """Say of each finding what the run shows, and find what only the run shows by those of `rules` that look at runs.
 
     `root` is the folder the record's relative file names start from; it is only read.
     """
@@ -66,7 +66,7 @@ def judge(record: Record, findings: Sequence[Finding], rules: Mapping[str, Rule]
     seen = [
         Seen(rules[name], hit, evidence(name, watched, hit))
         for name, hits in found.items()
-        if "run" in rules[name].seen and rules[name].default
+        if "run" in rules[name].seen
         for hit in hits
         if id(hit) not in taken and not hit.span.path.startswith("/") and hit.span.path
     ]

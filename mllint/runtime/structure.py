@@ -19,7 +19,10 @@ from mllint.runtime.record import Step
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
-_BLOCKS = (*_LOOPS, ast.If, ast.With, ast.AsyncWith)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+#: Comprehensions run in functions of their own, which Python names so.
+_COMPREHENDED = frozenset(("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"))
+_BLOCKS = (*_LOOPS, *_COMPREHENSIONS, ast.If, ast.With, ast.AsyncWith)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Structure:
         else:
             return ""
         call, value = self.call(step), statement.value
+        while value is not call and isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            value = value.func.value  # `Net().to(device)` is the net
         return ast.unparse(target) if call is value and isinstance(target, (ast.Name, ast.Attribute)) else ""
 
     def receiver(self, step: Step) -> str:
@@ -101,7 +106,11 @@ class Structure:
             self._bodies[step.file] = [n for n in ast.walk(file.tree) if isinstance(n, _FUNCTIONS)]
         functions = [n for n in self._bodies[step.file] if _holds(file, n, step)]
         inner: ast.AST = max(functions, key=lambda n: (n.lineno, n.col_offset), default=file.tree)  # type: ignore[attr-defined]
-        return list(_path(file, inner, step))
+        around = list(_path(file, inner, step))
+        if step.function in _COMPREHENDED:
+            inside = [number for number, node in enumerate(around) if isinstance(node, _COMPREHENSIONS)]
+            return around[inside[-1] :] if inside else around
+        return around
 
     def _blocks(self, step: Step) -> tuple[Block, ...]:
         file = self.file(step.file)
@@ -118,6 +127,9 @@ class Structure:
                 if inner in node.body:
                     header = file.source.span(node.test if isinstance(node, ast.While) else node.iter)
                     found.append(Block("loop", span, branch, header=header))
+            elif isinstance(node, _COMPREHENSIONS):
+                if not isinstance(inner, ast.comprehension):
+                    found += [_turning(file, generator) for generator in node.generators]
             elif isinstance(node, ast.If):
                 if inner in node.body or inner in node.orelse:
                     found.append(Block("arm", span, branch, "", inner in node.body, file.source.span(node.test)))
@@ -144,10 +156,18 @@ class Structure:
         """The loop in whose head the step stands: what it iterates over is made or asked for there."""
         file = self.file(step.file)
         around = self._within(step)
+        if around and isinstance(around[-1], _COMPREHENSIONS) and file is not None:
+            return file.source.span(around[-1].generators[0].iter)
         for node, inner in pairwise(around):
-            if isinstance(node, (ast.For, ast.AsyncFor)) and inner is node.iter and file is not None:
-                return file.source.span(node)
+            if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)) and inner is node.iter and file is not None:
+                return file.source.span(node.iter if isinstance(node, ast.comprehension) else node)
         return None
+
+
+def _turning(file: PythonFile, generator: ast.comprehension) -> Block:
+    """The loop of a comprehension, known by what it goes over."""
+    span = file.source.span(generator.iter)
+    return Block("loop", span, hash((span.path, span.line, span.column)), header=span)
 
 
 def _holds(file: PythonFile, node: ast.AST, step: Step) -> bool:

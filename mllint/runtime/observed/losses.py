@@ -25,20 +25,22 @@ def softmax_before_cross_entropy(watched: Watched) -> Iterator[Hit]:
         return bool(seen.get("sums_to_one") and seen.get("nonnegative")) and "Softmax" in maker and "Log" not in maker
 
     for event in _repeated(watched, doubled, "cross_entropy"):
-        yield Hit(event.span, "the input of cross entropy is the output of a softmax, which cross entropy applies once more")
+        yield Hit(event.span, "the input of `cross_entropy` is the output of a softmax, which the loss applies once more")
 
 
 def sigmoid_before_bce_with_logits(watched: Watched) -> Iterator[Hit]:
     for event in _repeated(watched, lambda seen: "Sigmoid" in str(seen.get("maker")), "binary_cross_entropy_with_logits"):
-        yield Hit(event.span, "the input of this loss is the output of a sigmoid, which the loss applies once more")
+        yield Hit(
+            event.span, "the input of `binary_cross_entropy_with_logits` is the output of a sigmoid, which the loss applies once more"
+        )
 
 
 def probability_log(watched: Watched) -> Iterator[Hit]:
     for event in _repeated(watched, lambda seen: bool(seen.get("out_of_range")), "nll_loss"):
-        yield Hit(event.span, "the input of nll_loss holds positive numbers, which no log-probability is")
+        yield Hit(event.span, "the input of `nll_loss` holds positive numbers, which no log-probability is")
     span = _failed(watched, "between 0 and 1")
     if span is not None:
-        yield Hit(span, "binary_cross_entropy is given numbers outside of 0 to 1, which no probability is")
+        yield Hit(span, "`binary_cross_entropy` is given numbers outside of 0 to 1, which no probability is")
 
 
 def _failed(watched: Watched, message: str) -> Span | None:
@@ -51,10 +53,10 @@ def _failed(watched: Watched, message: str) -> Span | None:
 
 
 def _repeated(watched: Watched, test: Callable[[dict[str, Any]], bool], function: str) -> Iterator[Event]:
-    """The first loss of each place at which every one of several batches passes the test."""
+    """The first loss of each place at which every one of several batches passes the test; the values of later ones are not read."""
     by_place: dict[Any, list[Event]] = {}
     for event in watched.history.events(None, "loss"):
-        if event.arguments["function"].constant == function and own(event):
+        if event.arguments["function"].constant == function and "nonnegative" in event.observations and own(event):
             by_place.setdefault(event.span, []).append(event)
     for events in by_place.values():
         if len(events) >= ENOUGH_BATCHES and all(test(dict(e.observations)) for e in events):
@@ -117,7 +119,7 @@ def gradient_cut(watched: Watched) -> Iterator[Hit]:
     """The way from the parameters to the loss is cut: backward says so, or no parameter of a module that ran gets a gradient."""
     span = _failed(watched, "does not require grad")
     if span is not None:
-        yield Hit(span, "the loss has no way back to a parameter, so backward fails")
+        yield Hit(span, "the loss has no way back to a parameter, so `backward()` fails")
         return
     history = watched.history
     backwards = history.events(None, "backward")
@@ -148,5 +150,5 @@ def loss_not_finite(watched: Watched) -> Iterator[Hit]:
         if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
             span = watched.span(row["site"])
             if span is not None and (loss.get("scaled_by") is None or scaled > OLD or str(value).lower() == "nan"):
-                yield Hit(span, f"the loss is {str(value).lower()}, so the gradients are worth nothing")
+                yield Hit(span, f"the loss is {str(value).lower()} at `backward()`, so the gradients are worth nothing")
                 return
