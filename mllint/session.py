@@ -23,15 +23,13 @@ SUPPRESSIONS = "suppressions"
 class Outcome:
     """What a run has to show, and how to show the lines it speaks of.
 
-    `further` makes findings of hits that come from elsewhere (a watched run), under the same settings and comments; `bytes_of`
-    gives the bytes of a file as they were judged.
+    `bytes_of` gives the bytes of a file as they were judged.
     """
 
     report: Report
     rules: Mapping[str, Rule]
     files: int
     line_of: Callable[[Span], str]
-    further: Callable[[Iterable[tuple[Rule, Hit]]], tuple[Finding, ...]]
     bytes_of: Callable[[str], bytes]
 
 
@@ -119,14 +117,7 @@ class _Run:
         problems = tuple(dict.fromkeys((*self.discovery.problems, *self.project.problems, *self.problems)))
         report = Report(tuple(shown), tuple(p for p in problems if self._concerns(p)))
         report = replace(report, counts=self._counts(report, low))
-        return Outcome(report, self.selection.rules, self.discovery.checked, self.line_of, self.further, self.bytes_of)
-
-    def further(self, hits: Iterable[tuple[Rule, Hit]]) -> tuple[Finding, ...]:
-        """Findings of hits that come from elsewhere, those alone that the settings and comments let through, in path order."""
-        threshold = CONFIDENCES.index(self.config.confidence)
-        told = self._suppressed(self._findings(hits), frozenset())
-        kept = (f for f in told if f.hidden is None and CONFIDENCES.index(f.confidence) >= threshold)
-        return tuple(sorted(kept, key=Finding.sort_key))
+        return Outcome(report, self.selection.rules, self.discovery.checked, self.line_of, self.bytes_of)
 
     def _counts(self, report: Report, low: int) -> dict[str, int]:
         visible = report.shown
