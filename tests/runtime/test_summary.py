@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import finding, losses, record, rows_of, steps
+from recorded import finding, record, rows_of, steps
 
 from mllint.runtime import summary
 from mllint.runtime.record import Record, part
@@ -69,7 +69,8 @@ def test_parts_of_a_weighted_sum_get_no_share():
 @pytest.mark.parametrize("width", [80, 40, 200])
 def test_lines_keep_to_the_width_but_for_what_is_copied(width):
     long = "src/" + "deep/" * 20 + "model.py"
-    text = shown(record(verdicts=[finding(path=long, evidence=["a sentence that is long " * 12])], head={"notes": ["a note " * 40]}), width=width)
+    said = finding(path=long, evidence=["a sentence that is long " * 12])
+    text = shown(record(verdicts=[said], head={"notes": ["a note " * 40]}), width=width)
     whole = (long, "python train.py")
     assert f"{long}:20:16" in text, "a place is never broken"
     assert not [line for line in text.splitlines() if len(line) > width and not any(word in line for word in whole)]
@@ -149,9 +150,8 @@ def test_every_optimizer_has_its_own_figures():
 
 
 def test_a_run_without_optimizer_shows_its_backward_passes():
-    events = [
-        {"k": "event", "n": k, "t": 0.1, "action": "backward", "thing": None, "site": 1, "arguments": {"loss": {"value": 3.0 - k}}} for k in range(3)
-    ]
+    losses = [{"arguments": {"loss": {"value": 3.0 - k}}, "n": k} for k in range(3)]
+    events = [{"k": "event", "action": "backward", "thing": None, "site": 1, **row} for row in losses]
     text = shown(Record({"id": "x", "ended": "backwards"}, (part([{"k": "start"}, *events]),)))
     assert "0 optimizer steps, 3 backward passes" in " ".join(text.split())
     assert re.search(r"loss +3 +█.▁ +1\n", text)
