@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from mllint.config import Config
     from mllint.model.finding import Report
+    from mllint.model.fix import Fix, Replace
     from mllint.pages import Page
 
 FORMATS = ("text", "concise", "json", "sarif", "github")
@@ -261,6 +263,12 @@ def _scan(options: Options) -> int:
     def help_of(name: str) -> str:
         return body_of(pages[name].text)
 
+    @cache
+    def exact() -> Callable[[Fix], Sequence[Replace]]:
+        from mllint.fix.exact import Exact
+
+        return Exact(outcome.bytes_of, {file.path: file.kind for file in found.files})
+
     def write(stream: IO[str], color: bool) -> None:
         if options.statistics:
             _write_statistics(report, outcome.rules, options.format, stream)
@@ -270,7 +278,18 @@ def _scan(options: Options) -> int:
         form = "concise" if options.quiet and options.format == "text" else options.format
         seconds = time.perf_counter() - started
         files, lines = outcome.files, outcome.line_of
-        render(form, report, outcome.rules, lines, stream, color=color, files=files, seconds=seconds, help_of=help_of)
+        render(
+            form,
+            report,
+            outcome.rules,
+            lines,
+            stream,
+            color=color,
+            files=files,
+            seconds=seconds,
+            help_of=help_of,
+            exact=lambda fix: exact()(fix),
+        )
 
     status = report.exit_status
     if options.exit_zero and status == 1:

@@ -250,3 +250,28 @@ def test_nothing_to_check(project: object, tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert fix(str(tmp_path / "empty")) == 2
     assert "0 files checked" in capsys.readouterr().err
+
+
+def test_sarif_says_what_fix_does(project, capsys) -> None:
+    """Whoever applies the replacements of the report gets the bytes that `mllint fix` writes."""
+    cells = [
+        {"cell_type": "code", "execution_count": 3, "id": "b", "metadata": {}, "outputs": [], "source": RATE.splitlines(keepends=True)}
+    ]
+    notebook = json.dumps({"nbformat_minor": 5, "nbformat": 4, "metadata": {}, "cells": cells}, indent=1)
+    files = {"a.py": RATE, "b.py": "x = '\u00e4\U0001f600'\r\n" + ROUNDED.replace("\n", "\r\n"), "n.ipynb": notebook}
+    root = project(files)
+    assert run(["scan", "--format", "sarif"]) == 1
+    (log,) = json.loads(capsys.readouterr().out)["runs"]
+    texts = dict(files)
+    for result in log["results"]:
+        ((change,),) = [fixed["artifactChanges"] for fixed in result["fixes"]]
+        path = change["artifactLocation"]["uri"]
+        starts = [0, *(at + 1 for at, c in enumerate(texts[path]) if c == "\n")]
+        for replacement in reversed(change["replacements"]):
+            region = replacement["deletedRegion"]
+            start = starts[region["startLine"] - 1] + region["startColumn"] - 1
+            end = starts[region["endLine"] - 1] + region["endColumn"] - 1
+            texts[path] = texts[path][:start] + replacement["insertedContent"]["text"] + texts[path][end:]
+    assert fix("--unsafe-fixes") == 0
+    assert {path: (root / path).read_bytes().decode() for path in files} == texts
+    assert all(texts[path] != files[path] for path in files)

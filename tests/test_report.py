@@ -15,7 +15,7 @@ import pytest
 
 from mllint import __version__
 from mllint.model.finding import Finding, Hit, Label, Problem, Report, Span
-from mllint.model.fix import Fix, Replace
+from mllint.model.fix import Delete, Fix, Replace
 from mllint.model.rule import Rule
 from mllint.report import FORMATS, render
 from mllint.report.frame import WIDTH, frame
@@ -80,6 +80,8 @@ def reported(span: Span, lines: list[str]) -> list[str]:
     return text.splitlines()[1:-3]
 
 
+SUMMARY = "2 findings (1 error, 1 warning), 7 files checked in 0.13 s; 1 fixable with `mllint fix`; 1 suppressed; "
+SUMMARY += "2 of low confidence not shown; 2 problems\n"
 TEXT = """\
 a.ipynb:cell 3:2:1  warning  clip-after-step  `model` is clipped too late
   2 | clip_grad_norm_(model.parameters(), 1.0)
@@ -102,8 +104,8 @@ old.py:3:7  problem  syntax  cannot be parsed: invalid syntax
 mllint  note  limit  gave up after 100 entries
 a.ipynb:cell 1:1:2  problem  syntax  cell left out: invalid syntax
 
-2 findings (1 error, 1 warning), 7 files checked in 0.13 s; 1 fixable; 1 suppressed; 2 of low confidence not shown; 2 problems
 """
+TEXT += SUMMARY
 
 CONCISE = """\
 a.ipynb:cell 3:2:1: clip-after-step warning `model` is clipped too late
@@ -394,6 +396,25 @@ def test_sarif_hidden_elsewhere_is_external():
 def test_sarif_paths_are_uris():
     result = sarif(Report((finding(Span("a b/ü#?%.py", 1, 1, 1, 2)),), ()))["results"][0]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b/%C3%BC%23%3F%25.py"
+
+
+def test_summary_counts_what_can_be_fixed():
+    def offered(*safeties: str) -> str:
+        found = [finding(Span("x.py", n, 1, n, 2), fix=Fix("t", safety, ()), key=str(n)) for n, safety in enumerate(safeties, 1)]
+        return rendered("text", Report(tuple(found), ())).splitlines()[-1]
+
+    assert "2 fixable with `mllint fix`, 1 more with --unsafe-fixes" in offered("safe", "unsafe", "safe", "shown")
+    assert "; 1 fixable with `mllint fix --unsafe-fixes`" in offered("unsafe")
+
+
+def test_sarif_asks_for_exact_replacements():
+    fix = Fix("t", "unsafe", (Delete(Span("a.ipynb", 1, 1, 1, 2, 0)),))
+    report = Report((finding(Span("a.ipynb", 1, 1, 1, 2, 0), fix=fix),), ())
+    result = sarif(report, exact=lambda asked: [Replace(Span("a.ipynb", 7, 3, 8, 1), "")] if asked is fix else [])["results"][0]
+    (change,) = result["fixes"][0]["artifactChanges"]
+    region = {"startLine": 7, "startColumn": 3, "endLine": 8, "endColumn": 1}
+    assert change["replacements"] == [{"deletedRegion": region, "insertedContent": {"text": ""}}]
+    assert "fixes" not in sarif(report, exact=lambda asked: [])["results"][0]
 
 
 def test_sarif_leaves_out_fixes_it_cannot_say():

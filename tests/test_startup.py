@@ -59,6 +59,15 @@ def test_plain_scan_without_findings_loads_no_report_of_another_kind(tmp_path):
 def test_other_formats_load_no_library_either(flawed, form):
     names, done = loaded(["scan", ".", "--format", form], flawed)
     assert done.returncode == 1, done.stdout + done.stderr
+    # The replacements of a fix are worked out for SARIF alone, and where there is a fix.
+    needed = {"argparse", "libcst", "importlib.metadata"} if form == "sarif" else {"argparse"}
+    assert not _roots(names) & (HEAVY - needed)
+
+
+def test_sarif_without_fixes_loads_no_library(flawed):
+    (flawed / "mllint.toml").write_text("select = ['fp16-without-scaler']\n")
+    names, done = loaded(["scan", ".", "--format", "sarif"], flawed)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert not _roots(names) & (HEAVY - {"argparse"})
 
 

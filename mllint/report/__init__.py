@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from mllint.model.finding import Problem, Report, Span
+from mllint.model.fix import Fix, Replace
 from mllint.model.rule import Rule
 
 # Every module has one function, `pieces(view)`, that yields text.
@@ -17,7 +18,7 @@ FORMATS = {name: f"mllint.report.{name}" for name in ("text", "concise", "json",
 @dataclass(frozen=True, slots=True)
 class View:
     """A report and all that is needed to show it. `line_of` gives the first line of a span; `help_of` the page of a rule; `run` is
-    what is known of the run that judged the findings, where there was one."""
+    what is known of the run that judged the findings, where there was one; `exact` makes exact replacements of a fix."""
 
     report: Report
     rules: Mapping[str, Rule]
@@ -27,6 +28,7 @@ class View:
     color: bool = False
     help_of: Callable[[str], str] | None = None
     run: Mapping[str, Any] | None = None
+    exact: Callable[[Fix], Sequence[Replace]] | None = None
 
     def count(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.report.shown)
@@ -34,7 +36,11 @@ class View:
     @property
     def fixable(self) -> int:
         """How many shown findings carry a fix that can be applied."""
-        return sum(f.hit.fix is not None and f.hit.fix.safety != "shown" for f in self.report.shown)
+        return self.fixable_as("safe") + self.fixable_as("unsafe")
+
+    def fixable_as(self, safety: str) -> int:
+        """How many shown findings carry a fix of that safety."""
+        return sum(f.hit.fix is not None and f.hit.fix.safety == safety for f in self.report.shown)
 
     @property
     def hidden(self) -> int:
@@ -53,10 +59,11 @@ def render(
     seconds: float = 0.0,
     help_of: Callable[[str], str] | None = None,
     run: Mapping[str, Any] | None = None,
+    exact: Callable[[Fix], Sequence[Replace]] | None = None,
 ) -> None:
     """Write the report in one of FORMATS."""
     pieces: Callable[[View], Iterator[str]] = importlib.import_module(FORMATS[format]).pieces
-    for piece in pieces(View(report, rules, line_of, files, seconds, color, help_of, run)):
+    for piece in pieces(View(report, rules, line_of, files, seconds, color, help_of, run, exact)):
         _write(stream, piece)
 
 

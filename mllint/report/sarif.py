@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from mllint import __version__
 from mllint.model.finding import Finding, Problem, Span
-from mllint.model.fix import Fix, Replace
+from mllint.model.fix import Edit, Fix, Replace
 from mllint.model.rule import Rule
 from mllint.report import View
 
@@ -92,7 +92,7 @@ def _result(finding: Finding, index: dict[str, int], view: View) -> dict[str, An
             {"id": number, **_location(label.span, view), "message": {"text": _place(label.span) + label.text}}
             for number, label in enumerate(hit.labels)
         ]
-    if hit.fix is not None and (changes := _changes(hit.fix)):
+    if hit.fix is not None and (changes := _changes(hit.fix, view)):
         result["fixes"] = [{"description": {"text": hit.fix.title}, "artifactChanges": changes}]
     if finding.hidden is not None:
         kind = "inSource" if finding.hidden == "comment" else "external"
@@ -124,12 +124,13 @@ def _region(span: Span) -> dict[str, int]:
     return {"startLine": span.line, "startColumn": span.column, "endLine": span.end_line, "endColumn": span.end_column}
 
 
-def _changes(fix: Fix) -> list[dict[str, Any]]:
-    """The edits as replacements, file by file; none where one of them is more than a replacement, or lies in a notebook."""
-    if any(not isinstance(edit, Replace) or edit.span.cell is not None for edit in fix.edits):
-        return []
+def _changes(fix: Fix, view: View) -> list[dict[str, Any]]:
+    """The fix as replacements, file by file; none where it cannot be said so, or is meant for a person."""
+    replacements: Sequence[Edit] = view.exact(fix) if view.exact is not None else fix.edits
     changes: dict[str, list[dict[str, Any]]] = {}
-    for edit in fix.edits:
+    for edit in replacements:
+        if not isinstance(edit, Replace) or edit.span.cell is not None or fix.safety == "shown":
+            return []
         replacement = {"deletedRegion": _region(edit.span), "insertedContent": {"text": edit.text}}
         changes.setdefault(edit.span.path, []).append(replacement)
     return [{"artifactLocation": _artifact(path), "replacements": replacements} for path, replacements in changes.items()]

@@ -93,8 +93,11 @@ def _summary(view: View, paint: Paint) -> str:
     found = f"{_number(shown, 'finding')} ({', '.join(counts)})" if shown else paint("no findings", "good")
     checked = f"{_number(view.files, 'file')} checked" if view.files else paint("0 FILES CHECKED", "error")
     parts = [f"{found}, {checked} in {view.seconds:.2f} s"]
-    if view.fixable:
-        parts.append(f"{view.fixable} fixable")
+    safe, unsafe = view.fixable_as("safe"), view.fixable_as("unsafe")
+    if safe:
+        parts.append(f"{safe} fixable with `mllint fix`" + (f", {unsafe} more with --unsafe-fixes" if unsafe else ""))
+    elif unsafe:
+        parts.append(f"{unsafe} fixable with `mllint fix --unsafe-fixes`")
     if view.hidden:
         parts.append(f"{view.hidden} suppressed")
     if low := view.report.counts.get("low_confidence", 0):
