@@ -288,7 +288,7 @@ def name_at(code: Code, event: Event, level: int, thing: Thing, also: frozenset[
     if spot is None:
         return None
     held = {(f.key, f.polarity) for f in event.place[: reach.depth] if f.kind == "arm"}
-    found: list[Named] = []
+    found: list[tuple[bool, Named]] = []
     for text, alternatives in reach.names.items():
         left = [(ident, guard) for ident, guard in alternatives if not any((key, not side) in held for key, side in guard)]
         ids = {ident for ident, _ in left}
@@ -296,10 +296,10 @@ def name_at(code: Code, event: Event, level: int, thing: Thing, also: frozenset[
             continue
         if not _exhaustive([{(k, p) for k, p in guard if (k, p) not in held} for _, guard in left]):
             continue
-        optional = _bound(spot, text)
-        if optional is not None:
-            found.append(Named(text, None in ids or optional))
-    return min(found, key=lambda n: (n.text.count(".") + n.text.count("["), len(n.text), n.text), default=None)
+        optional, foreign = _bound(spot, text), _foreign(spot, text)
+        if optional is not None and not (foreign and not text.isidentifier()):
+            found.append((foreign, Named(text, None in ids or optional)))
+    return min(found, key=lambda n: (n[0], n[1].text.count(".") + n[1].text.count("["), len(n[1].text), n[1].text), default=(0, None))[1]
 
 
 def _exhaustive(guards: list[set[tuple[tuple, bool]]]) -> bool:
@@ -327,23 +327,35 @@ def _bound(spot: Spot, text: str) -> bool | None:
         if root == _self(function) and attribute.isidentifier() and spot.cls is not None:
             return _attribute_bound(spot.cls, attribute)
     if isinstance(function, FUNCTIONS):
-        spec = function.args
-        if root in {a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)}:
+        if root in parameters(function):
             return root == text and root in defaulted(function)
-        if any(root == name for s in function.body for name in _assigned(s)):
+        if root in names_assigned_in(function.body):
             return False if _definite_before(spot, function, root) else None
         outers = [n.statement for n in spot.lines[:-1] if isinstance(n.statement, FUNCTIONS)][:-1]
         for outer in reversed(outers):
-            if root in {a.arg for a in (*outer.args.posonlyargs, *outer.args.args, *outer.args.kwonlyargs)}:
+            if root in parameters(outer):
                 return root == text and root in defaulted(outer)
-            if any(root == name for s in outer.body for name in _assigned(s)):
+            if root in names_assigned_in(outer.body):
                 return False if any(_definite(s, root) for s in outer.body) else None
         return False if any(_definite(s, root) for s in spot.file.tree.body) else None
     return False if _definite_before(spot, spot.file.tree, root) else None
 
 
+def _foreign(spot: Spot, text: str) -> bool:
+    """A function would speak of a global variable of its module."""
+    root = text.partition(".")[0].partition("[")[0]
+    functions = [f for f in (spot.function, *(n.statement for n in spot.lines[:-1])) if isinstance(f, FUNCTIONS)]
+    return bool(functions) and not any(root in parameters(f) or root in names_assigned_in(f.body) for f in functions)
+
+
 def _self(function: ast.AST) -> str | None:
     return function.args.args[0].arg if isinstance(function, FUNCTIONS) and function.args.args else None
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
+    spec = function.args
+    more = [a for a in (spec.vararg, spec.kwarg) if a is not None]
+    return frozenset(a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs, *more))
 
 
 def defaulted(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[str]:
@@ -437,14 +449,13 @@ def _names(target: ast.AST | None) -> frozenset[str]:
     return frozenset(n.id for n in ast.walk(target) if isinstance(n, ast.Name))
 
 
-def assigned_between(line: Line, first: int, last: int) -> frozenset[str]:
-    """What the statements of the block from number `first` up to `last` give a value to."""
-    return frozenset(name for s in line.block[first:last] for name in _assigned(s))
-
-
 def names_read(node: ast.AST) -> frozenset[str]:
     """The names an expression or statement reads."""
     return frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+
+
+def names_assigned_in(block: Sequence[ast.stmt]) -> frozenset[str]:
+    return frozenset(name for s in block for name in _assigned(s))
 
 
 def names_assigned(statement: ast.stmt) -> frozenset[str]:

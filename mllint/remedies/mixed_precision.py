@@ -180,7 +180,7 @@ def updated(code: Code, scaler: Thing, steps: list[Event]) -> Fix | None:
 
 def through_scaler(code: Code, history: History, scaler: Thing, step: Event, backward: Event) -> Fix | None:
     """Let the scaler make a step that is made past it, and update after all steps."""
-    name, here, loop = name_of(code, history, step, 0, scaler), code.alone(step.span), innermost(step)
+    name, here, loop = name_of(code, history, step, 0, scaler), code.alone(step.span), shared_loop(step, backward)
     optimizer = stepped_name(code, step)
     if name is None or here is None or loop is None or optimizer is None or step.arguments or not isinstance(here.statement, ast.Expr):
         return None
@@ -229,13 +229,26 @@ def clip_before_unscale(code: Code, history: History, clip: Event, backward: Eve
     if step is None or not history.implied(step, first) or step.order < first.order:
         return None
     optimizers = [t for i in sorted(optimizers_of(step)) if (t := history.thing(i)) is not None and touches(history, first, t) is not False]
-    if len(optimizers) != 1 or any(innermost(u) == innermost(first) for u in history.events(scaler, "unscale_")):
+    if len(optimizers) != 1:
         return None
+    same = [u for u in history.events(scaler, "unscale_") if optimizers_of(u) & optimizers_of(step) or not optimizers_of(u)]
+    late = [u for u in same if innermost(u) == innermost(step) and not history.exclusive(u, first)]
+    if late:
+        return sooner(code, first, late) if all(first.order < u.order < step.order for u in late) else None
     found = unscaling(code, history, first, step, scaler, optimizers[0])
     if found is None:
         return None
     edit = Insert(found.spot.span_of(found.line.statement), "before", found.text)
     return Fix(f"unscale the gradients of {called(optimizers[0])} first", "unsafe", (edit,))
+
+
+def sooner(code: Code, clip: Event, unscales: list[Event]) -> Fix | None:
+    """Move the unscaling that comes too late in front of the clip."""
+    here, clipped = code.alone(unscales[0].span), code.plain(clip.span)
+    if len(unscales) != 1 or here is None or clipped is None or here.lines[-1].block is not clipped.lines[-1].block:
+        return None
+    edit = Move(here.span_of(here.statement), clipped.span_of(clipped.statement), "before")
+    return Fix("unscale the gradients first", "unsafe", (edit,))
 
 
 def between(history: History, backward: Event, event: Event, clip: Event) -> bool:
@@ -281,8 +294,14 @@ def unscale_outside_boundary(
     while last + 1 in clipping:
         last += 1
     moved = line.block[line.index : last + 1]
-    if any(index > last for index in clipping) or any(names_assigned(s) for s in moved):
+    if any(names_assigned(s) for s in moved):
         return None
+    later = [s for spot in spots for n in spot.lines if n.block is line.block and n.index > last and (s := spot)]
+    if later:  # what is clipped behind the boundary is unscaled there
+        first = min(later, key=lambda s: next(n.index for n in s.lines if n.block is line.block))
+        if last > line.index or first.lines[-1].block is not target.lines[-1].block:
+            return None
+        target = first
     ahead = next((n.index for n in target.lines if n.block is line.block), len(line.block))
     passing = {name for s in line.block[last + 1 : ahead] for name in names_assigned(s)}
     if any(passing & names_read(s) for s in moved) or ahead <= last:

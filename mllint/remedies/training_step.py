@@ -68,6 +68,8 @@ def opening(
     """The statement with the first pass of a step that uses one turn's passes alone, and how the optimizer is named there."""
     if not within(step, loop) or boundary(step, loop) is not None or innermost(backward) != innermost(step):
         return None
+    if step.inside("accumulate") is not None:
+        return None  # an accelerator skips steps, and clears in front of a pass what was to be added up
     passes = passes_of(history, optimizer, step, loop)
     for level, reach in enumerate(step.reach):
         calls = calls_of(step.place[: reach.depth])
@@ -207,7 +209,7 @@ def accumulation_not_scaled(code: Code, history: History, backward: Event, where
         edit = Rewrite(here.span_of(receiver), f"$function($0 / {number})")
     else:
         edit = Rewrite(backward.span, f"($receiver / {number}).backward($arguments)")
-    return Fix(f"divide {loss_of(history, backward)} by {number}", "unsafe", (edit,))
+    return Fix(f"divide {loss_of(history, backward)} by `{number}`", "unsafe", (edit,))
 
 
 def turns_of(spot: Spot, frame: Frame) -> str | None:
