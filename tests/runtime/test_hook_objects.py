@@ -39,7 +39,7 @@ def test_scaler_on_the_processor_really_scales(tmp_path: Path) -> None:
     part = seen.part
     scaler = part.one("thing", kind="scaler")
     order = part.actions("scale", "backward", "unscale_", "clip", "step", "update")
-    assert order[:7] == ["scale", "backward", "unscale_", "clip", "step", "step", "update"], "the optimizer's step stands before the scaler's"
+    assert order[:7] == ["scale", "backward", "unscale_", "clip", "step", "step", "update"], "the optimizer steps first"
     inner, outer = part.of("event", action="step")[:2]
     assert inner["via"] == scaler["id"] and outer["thing"] == scaler["id"] and outer["via"] is None
     assert outer["arguments"] == {"optimizer": {"thing": inner["thing"]}}
@@ -223,7 +223,7 @@ def test_optimizers_of_every_kind(tmp_path: Path) -> None:
     )
     part = seen.part
     things = {t["id"]: t["type"].split(".")[-1] for t in part.things("optimizer")}
-    steps = [e for e in part.of("event", action="step")]
+    steps = part.of("event", action="step")
     assert [things[e["thing"]] for e in steps] == ["Mine", "Own", "LBFGS", "Mine"], "once each, and none that raised"
     assert [e["arguments"] for e in steps] == [{}, {}, {"closure": True}, {}]
     order = part.actions("zero_grad", "backward", "step")

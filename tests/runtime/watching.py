@@ -94,9 +94,10 @@ def command(folder: Path, words: list[str], *, probes: bool = True, extra: dict[
     run = folder / "run"
     run.mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLLINT")} | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
-    env |= {"HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)} | (extra or {})
+    env |= {"HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
     if probes:
         env |= {"MLLINT_RUN_DIR": str(run), "PYTHONPATH": str(HOOK), "MLLINT_RUN_JSON": json.dumps({"root": str(folder), **options})}
+    env |= extra or {}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=150, encoding="utf-8", errors="replace", check=False)
     parts = [Part([json.loads(line) for line in part.read_text().splitlines()]) for part in sorted(run.glob("part-*.jsonl"))]
     for part in parts:

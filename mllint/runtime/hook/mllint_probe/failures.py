@@ -42,8 +42,8 @@ def install() -> None:
     leaving = sys.exit
 
     def exit(status: Any = None) -> Any:  # the name stands in tracebacks
-        if not state.run.off and status not in (None, 0, False):
-            _pending[:] = [(status, _frames(sys._getframe(1)))]
+        if not state.run.off:
+            _pending[:] = [] if status in (None, 0, False) else [(status, _frames(sys._getframe(1)), state.run.events)]
         return leaving(status)
 
     exit.__doc__ = leaving.__doc__
@@ -131,8 +131,8 @@ def _frames(frame: Any) -> List[Tuple[str, int, str]]:
 
 def at_exit() -> None:
     """A call of sys.exit that really ended the program is written as its error; one that was caught is not."""
-    if _pending and not state.run.off and not seen:
-        status, frames = _pending[0]
+    if _pending and not state.run.off and not seen and _pending[0][2] == state.run.events:
+        status, frames, _ = _pending[0]
         message = status if isinstance(status, str) else f"exit status {status}"
         seen.append("SystemExit")
         found = _missing(Exception(message)) if isinstance(status, str) else None

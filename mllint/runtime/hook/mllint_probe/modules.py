@@ -267,7 +267,7 @@ def _before_mode(args: Any, kwargs: Any) -> Optional[int]:
 def _after_mode(site: int, args: Any, kwargs: Any, result: Any, failed: bool) -> None:
     state.thread.modes = 0
     mode = args[1] if len(args) > 1 else kwargs.get("mode", True)
-    if failed or _is_bare(args[0]):
+    if failed or (_is_bare(args[0]) and not sensitive_of(args[0])):
         return
     number = things.root_number(args[0])
     if number is None and things.top_of(args[0]) is args[0]:

@@ -155,12 +155,15 @@ def _end(reason: str) -> None:
     # another thread's probe must not fire while the end is written; ours may, since `busy` is per thread
     state.thread.busy = True
     try:
-        try:
-            loaders.end_all()
-            readings.flush([])
-        except Exception as error:
-            state.fault("stopping", error)
-        without, outside = steps.never() if "torch" in sys.modules else ([], [])
+        without: List[int] = []
+        outside: List[int] = []
+        if state.run.events:
+            try:
+                loaders.end_all()
+                readings.flush([])
+                without, outside = steps.never()
+            except Exception as error:
+                state.fault("stopping", error)
         writer.line(
             {
                 "k": "end",
