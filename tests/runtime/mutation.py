@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from textwrap import indent
 
@@ -55,12 +56,12 @@ class Mutation:
 
     def lines(self) -> frozenset[int]:
         """The lines, from 1, at which the bug may be reported."""
-        text = self.text()
-        wanted = [line for _, new in self.edits for line in new.splitlines() if line.strip()]
-        lines = text.splitlines()
+        lines = self.text().splitlines()
         for part in self.at:
             assert any(part in line for line in lines), f"{self.id}: not in the script: {part!r}"
-        return frozenset(n for n, line in enumerate(lines, 1) if line in wanted or any(part in line for part in self.at))
+        same = SequenceMatcher(None, source(self.shape).splitlines(), lines, autojunk=False).get_opcodes()
+        written = {n for kind, _, _, first, end in same if kind != "equal" for n in range(first + 1, end + 1)}
+        return frozenset(written | {n for n, line in enumerate(lines, 1) if any(part in line for part in self.at)})
 
 
 def source(shape: str) -> str:

@@ -39,7 +39,7 @@ shape.breaks("scaler-never-used", MADE)
 shape.breaks("fp16-without-scaler", inside(AUTOCAST, LOSS), at="backward()")
 shape.breaks("backward-in-autocast", inside(BFLOAT, LOSS + "            running += loss.item()\n" + BACKWARD))
 shape.breaks("scaler-without-autocast", MADE, SCALED, UNSCALED, STEPPED)
-shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, LOSS), SCALED, UNSCALED, at="optimizer.step()")
+shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, LOSS), SCALED, drop(CLIP), at="optimizer.step()")
 shape.breaks("clip-before-unscale", MADE, inside(AUTOCAST, LOSS), SCALED, STEPPED, at="clip_grad_norm_")
 shape.breaks(
     "unscale-outside-boundary",
@@ -74,7 +74,11 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (RETURN, "    return nn.functional.binary_cross_entropy_with_logits(logits.sigmoid(), nn.functional.one_hot(tags, 5).float())\n"),
 )
-shape.breaks("loss-graph-retained", ("            running += loss.item()\n", "            running += loss\n"))
+shape.breaks(
+    "loss-graph-retained",
+    ("            running += loss.item()\n", "            running += loss\n"),
+    at=("loss = step_loss", "logits = model", "return criterion"),
+)
 shape.breaks("loss-term-unused", (RETURN, "    length = nn.functional.l1_loss(logits, torch.zeros_like(logits))\n" + RETURN))
 shape.breaks("probability-log", (RETURN, "    return nn.functional.nll_loss(logits.flatten(0, 1).softmax(-1), tags.flatten())\n"))
 shape.breaks("parameter-never-changes", ("Adam(model.parameters()", "Adam(model.head.parameters()"))

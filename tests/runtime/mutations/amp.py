@@ -44,7 +44,15 @@ shape.breaks(
     (REGION, REGION.replace(AUTOCAST, 'with torch.autocast("cpu", dtype=torch.float16, enabled=False):')),
     at=("self.scaler = ", "self.scaler.scale"),
 )
-shape.breaks("scaler-incomplete", (STEP, "            self.optimizer.step()\n"), at="self.scaler.scale", name="step")
+shape.breaks(
+    "scaler-incomplete",
+    drop(UNSCALE),
+    drop(CLIP),
+    (STEP, "            self.optimizer.step()\n"),
+    drop(UPDATE),
+    at="self.scaler.scale",
+    name="step",
+)
 shape.breaks("scaler-incomplete", drop(UPDATE), at=("self.scaler.step", "self.scaler.scale", "self.scaler = "), name="update")
 shape.breaks("clip-before-unscale", drop(UNSCALE), at="clip_grad_norm_")
 shape.breaks("unscale-outside-boundary", before(UNSCALE, UNSCALE.replace("\n", "  # again\n")), at="unscale_")
@@ -56,14 +64,6 @@ shape.breaks(
     inside("if (i + 1) % 2 == 0:", UNSCALE + CLIP + STEP + UPDATE + ZERO + SCHEDULE),
     at=("scale(loss).backward()", "loss = "),
     also=("horizon-ignores-accumulation",),
-)
-shape.breaks(
-    "backward-without-step",
-    drop(UNSCALE),
-    drop(STEP),
-    drop(UPDATE),
-    at=("backward()", "self.optimizer = "),
-    also=("scaler-incomplete", "clip-before-unscale"),
 )
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("self.scaler.step", "backward()", "self.optimizer = "))
@@ -91,7 +91,9 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (LOSS, "                loss = nn.BCEWithLogitsLoss()(logits.sigmoid(), nn.functional.one_hot(y, 4).float())\n"),
 )
-shape.breaks("loss-graph-retained", ("            total += loss.item()\n", "            total += loss\n"))
+shape.breaks(
+    "loss-graph-retained", ("            total += loss.item()\n", "            total += loss\n"), at=("logits = self.model(x)", "loss = ")
+)
 shape.breaks("loss-term-unused", after(LOSS, "                energy = nn.functional.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "                loss = nn.NLLLoss()(logits.softmax(dim=1), y)\n"))
 shape.breaks("parameter-never-changes", ("SGD(model.parameters()", "SGD(model.head.parameters()"))
@@ -99,6 +101,7 @@ shape.breaks(
     "parameter-without-gradient", ("self.head(self.body(x))", "self.head(self.body(x).detach())"), at=("self.optimizer = ", "model = ")
 )
 shape.breaks("loss-not-finite", (LOSS, "                loss = self.criterion(logits, y) + 0.01 * torch.log(logits).mean()\n"), at="loss")
+shape.cannot("a loss that is scaled and never stepped is `scaler-incomplete`", "backward-without-step")
 shape.cannot("the scaler refuses to step without gradients", "step-without-backward")
 shape.cannot("each batch is a step: there is no accumulation", "horizon-ignores-accumulation")
 shape.cannot("it runs in one process", *SEVERAL)

@@ -37,7 +37,7 @@ shape.breaks("scaler-never-used", MADE)
 shape.breaks("fp16-without-scaler", inside(AUTOCAST, LOSS), at="loss.backward()")
 shape.breaks("backward-in-autocast", inside(BFLOAT, LOSS + BACKWARD))
 shape.breaks("scaler-without-autocast", MADE, SCALED, UNSCALED, STEPPED)
-shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, LOSS), SCALED, UNSCALED, at="optimizer.step()")
+shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, LOSS), SCALED, drop(CLIP), at="optimizer.step()")
 shape.breaks("clip-before-unscale", MADE, inside(AUTOCAST, LOSS), SCALED, STEPPED, at="clip_grad_norm_")
 shape.breaks(
     "unscale-outside-boundary",
@@ -82,7 +82,7 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (LOSS, "        loss = nn.functional.binary_cross_entropy_with_logits(model(x).sigmoid(), nn.functional.one_hot(y, 4).float())\n"),
 )
-shape.breaks("loss-graph-retained", ("        total += loss.item()\n", "        total += loss\n"))
+shape.breaks("loss-graph-retained", ("        total += loss.item()\n", "        total += loss\n"), at="loss = criterion(")
 shape.breaks(
     "loss-term-unused",
     (

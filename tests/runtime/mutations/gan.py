@@ -50,7 +50,8 @@ shape.breaks(
 shape.breaks(
     "accumulation-not-scaled",
     drop(ZERO_G),
-    (STEP_G, "        if (len(losses) + 1) % 2 == 0:\n            opt_g.step()\n            opt_g.zero_grad()\n"),
+    ("    for (real,) in loader:\n        ones", "    for i, (real,) in enumerate(loader):\n        ones"),
+    (STEP_G, "        if (i + 1) % 2 == 0:\n            opt_g.step()\n            opt_g.zero_grad()\n"),
     at=("loss_g = ", "loss_g.backward()"),
 )
 shape.breaks("backward-without-step", drop(STEP_G), at=("loss_g.backward()", "opt_g = "))
@@ -74,7 +75,11 @@ shape.breaks(
     ("self.head(self.body(samples))", "torch.sigmoid(self.head(self.body(samples)))"),
     at="criterion(discriminator(",
 )
-shape.breaks("loss-graph-retained", ("losses.append((loss_d.item(), loss_g.item()))", "losses.append((loss_d, loss_g))"))
+shape.breaks(
+    "loss-graph-retained",
+    ("losses.append((loss_d.item(), loss_g.item()))", "losses.append((loss_d, loss_g))"),
+    at=("        fake = generator(", "loss_real = ", "loss_fake = ", "loss_g = "),
+)
 shape.breaks("loss-term-unused", ("        loss_d = loss_real + loss_fake\n", "        loss_d = loss_real\n"), at="loss_fake = ")
 shape.breaks("probability-log", ("nn.BCEWithLogitsLoss()", "nn.BCELoss()"), at="criterion(discriminator(")
 shape.breaks("parameter-never-changes", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"))

@@ -66,7 +66,7 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (LOSS, "                loss = nn.BCEWithLogitsLoss()(model(features).sigmoid(), nn.functional.one_hot(labels, 4).float())\n"),
 )
-shape.breaks("loss-graph-retained", (LAST, "            running += loss\n"))
+shape.breaks("loss-graph-retained", (LAST, "            running += loss\n"), at="loss = criterion(")
 shape.breaks(
     "loss-term-unused",
     (

@@ -55,6 +55,7 @@ shape.breaks(
     "loss-graph-retained",
     after(METHOD, "    seen = []\n\n"),
     after(LOSS, "        self.seen.append(loss)\n"),
+    at=("loss = F.cross", "outputs = model"),
 )
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax(dim=-1), labels)\n"))

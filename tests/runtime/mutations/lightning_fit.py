@@ -48,7 +48,12 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (LOSS, "        loss = F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, 4).float())\n"),
 )
-shape.breaks("loss-graph-retained", after(INIT, "        self.losses = []\n"), after(LOSS, "        self.losses.append(loss)\n"))
+shape.breaks(
+    "loss-graph-retained",
+    after(INIT, "        self.losses = []\n"),
+    after(LOSS, "        self.losses.append(loss)\n"),
+    at=("logits = self(x)", "loss = F.cross"),
+)
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax(dim=1), y)\n"))
 shape.breaks("parameter-never-changes", ("AdamW(self.parameters()", "AdamW(self.head.parameters()"))

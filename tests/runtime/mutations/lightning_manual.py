@@ -45,7 +45,7 @@ shape.breaks("scaler-never-used", MADE)
 shape.breaks("fp16-without-scaler", inside(AUTOCAST, FORWARD), at="manual_backward")
 shape.breaks("backward-in-autocast", inside(BFLOAT, FORWARD + BACKWARD))
 shape.breaks("scaler-without-autocast", MADE, SCALED, UNSCALED, STEPPED)
-shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, FORWARD), SCALED, UNSCALED, at="optimizer.step()")
+shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, FORWARD), SCALED, drop(CLIP), at="optimizer.step()")
 shape.breaks("clip-before-unscale", MADE, inside(AUTOCAST, FORWARD), SCALED, STEPPED, at="clip_gradients")
 shape.breaks(
     "unscale-outside-boundary",
@@ -92,7 +92,12 @@ shape.breaks(
         "        classification = F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(y, 4).float())\n",
     ),
 )
-shape.breaks("loss-graph-retained", after(MANUAL, "        self.running = 0.0\n"), after(BACKWARD, "        self.running += loss\n"))
+shape.breaks(
+    "loss-graph-retained",
+    after(MANUAL, "        self.running = 0.0\n"),
+    after(BACKWARD, "        self.running += loss\n"),
+    at=("rebuilt, logits = self(x)", "classification = ", "reconstruction = "),
+)
 shape.breaks("loss-term-unused", (TOTAL, "        loss = reconstruction\n"), at="classification = ")
 shape.breaks(
     "probability-log",

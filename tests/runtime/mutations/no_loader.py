@@ -37,19 +37,13 @@ shape.breaks("scaler-never-used", *UNSCALED_LOOP, at="scaler = ")
 shape.breaks("fp16-without-scaler", *UNSCALED_LOOP, drop(MADE), at="torch.autocast")
 shape.breaks("backward-in-autocast", (BACKWARD, "    " + BACKWARD))
 shape.breaks("scaler-without-autocast", (REGION, REGION.replace(AUTOCAST, "if True:")), at=("scaler = ", "scaler.scale"))
-shape.breaks("scaler-incomplete", (STEP, "        optimizer.step()\n"), at="scaler.scale", name="step")
+shape.breaks(
+    "scaler-incomplete", drop(UNSCALE), drop(CLIP), (STEP, "        optimizer.step()\n"), drop(UPDATE), at="scaler.scale", name="step"
+)
 shape.breaks("scaler-incomplete", drop(UPDATE), at=("scaler.step", "scaler.scale", "scaler = "), name="update")
 shape.breaks("clip-before-unscale", drop(UNSCALE), at="clip_grad_norm_")
 shape.breaks("unscale-outside-boundary", drop(UNSCALE), after(BACKWARD, "            scaler.unscale_(optimizer)\n"))
 shape.breaks("accumulation-not-scaled", drop(DIVIDED), at=("scaler.scale(loss)", "_, loss = model(x, y)"))
-shape.breaks(
-    "backward-without-step",
-    drop(UNSCALE),
-    drop(STEP),
-    drop(UPDATE),
-    at=("backward()", "optimizer = "),
-    also=("scaler-incomplete", "clip-before-unscale"),
-)
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("scaler.step", "backward()", "optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), before(STEP, ZERO))
@@ -71,7 +65,12 @@ shape.breaks(
     "sigmoid-before-bce-with-logits",
     (LOSS, "        loss = F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(targets, logits.size(-1)).float())\n"),
 )
-shape.breaks("loss-graph-retained", before(LOOP, "    history = []\n"), after(BACKWARD, "            history.append(loss)\n"))
+shape.breaks(
+    "loss-graph-retained",
+    before(LOOP, "    history = []\n"),
+    after(BACKWARD, "            history.append(loss)\n"),
+    at=("_, loss = model(x, y)", "loss = F.cross"),
+)
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.flatten(0, 1).softmax(-1), targets.flatten())\n"))
 shape.breaks("parameter-never-changes", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
@@ -81,6 +80,7 @@ shape.breaks(
     at=("optimizer = ", "model = "),
 )
 shape.breaks("loss-not-finite", (LOSS, LOSS.replace("\n", " + torch.log(logits).mean()\n")), at="loss")
+shape.cannot("a loss that is scaled and never stepped is `scaler-incomplete`", "backward-without-step")
 shape.cannot("the scaler refuses to step without gradients", "step-without-backward")
 shape.cannot("there is no loader whose length a schedule could take", "horizon-ignores-accumulation")
 shape.cannot("it runs in one process", *SEVERAL)

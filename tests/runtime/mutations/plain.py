@@ -15,6 +15,7 @@ EPOCHS = "    for epoch in range(args.epochs):\n"
 TERMS = "        classification = F.cross_entropy(logits, labels)\n        activity = F.mse_loss(features, torch.zeros_like(features))\n"
 MOVED = "        images, labels = images.to(device), labels.to(device)\n"
 FORWARD = "        logits, features = model(images)\n" + TERMS
+KEPT = ("logits, features = model(images)", "classification = ", "activity = ", "loss = ")
 TOTAL = "        loss = classification + 0.01 * activity\n"
 MADE = after("    total = 0.0\n", f"    scaler = {SCALER}\n")
 SCALED = (BACKWARD, "        scaler.scale(loss).backward()\n")
@@ -38,7 +39,7 @@ shape.breaks("scaler-never-used", MADE)
 shape.breaks("fp16-without-scaler", inside(AUTOCAST, FORWARD), at="loss.backward()")
 shape.breaks("backward-in-autocast", inside(BFLOAT, FORWARD + TOTAL + BACKWARD))
 shape.breaks("scaler-without-autocast", MADE, SCALED, UNSCALED, STEPPED)
-shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, FORWARD), SCALED, UNSCALED, at="optimizer.step()")
+shape.breaks("scaler-incomplete", MADE, inside(AUTOCAST, FORWARD), SCALED, drop(CLIP), at="optimizer.step()")
 shape.breaks("clip-before-unscale", MADE, inside(AUTOCAST, FORWARD), SCALED, STEPPED, at="clip_grad_norm_")
 shape.breaks(
     "unscale-outside-boundary",
@@ -82,7 +83,7 @@ shape.breaks(
         "        classification = F.binary_cross_entropy_with_logits(logits.sigmoid(), F.one_hot(labels, 4).float())",
     ),
 )
-shape.breaks("loss-graph-retained", ("total += loss.item()", "total += loss"))
+shape.breaks("loss-graph-retained", ("total += loss.item()", "total += loss"), at=KEPT)
 shape.breaks("loss-term-unused", (TOTAL, "        loss = classification\n"), at="activity = ")
 shape.breaks(
     "probability-log", ("        classification = F.cross_entropy(logits,", "        classification = F.nll_loss(logits.softmax(1),")

@@ -1,0 +1,133 @@
+"""Every bug of every shape of training script: read, run with the probes, and judged; and nothing said of the correct scripts.
+
+The runs of all selected cases are done at once, by `warm.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm
+from mutation import CLEAN, DISTRIBUTED, UNSEEN, Mutation, script, source
+from mutations import MUTATIONS, SHAPES
+
+from mllint.commands.runtime_check import Project, _scanned, judge
+from mllint.config import Config
+from mllint.model.finding import Finding
+from mllint.pages import load_pages
+
+pytest.importorskip("torch")
+PAGES = load_pages()
+#: What a shape needs beside torch.
+NEEDS = {
+    "hf_trainer": ("transformers", "accelerate"),
+    "hf_accelerate": ("transformers", "accelerate"),
+    "lightning_fit": ("lightning",),
+    "lightning_manual": ("lightning",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is said of a script: the findings with their verdicts, and what could not be done."""
+
+    findings: list[Finding]
+    problems: tuple[Any, ...]
+    record: Any
+
+    @property
+    def proven(self) -> list[Finding]:
+        """The findings the run confirms, or shows by itself."""
+        return [f for f in self.findings if f.hidden is None and f.verdict == "confirmed"]
+
+    def __str__(self) -> str:
+        lines = [f"{f.verdict:12} {f.rule} {f.span.path}:{f.span.line} {f.hit.message} | {' '.join(f.evidence)}" for f in self.findings]
+        return "\n".join([*lines, *(p.message for p in self.problems), str(self.record.head["problem"])])
+
+
+def _case(name: str, text: str, shape: str) -> tuple[str, str, str]:
+    return name, text, shape
+
+
+CASES: dict[str, Callable[[], tuple[str, str]]] = {
+    **{name: (lambda name=name: (name, source(name))) for name in CLEAN},
+    **{m.id: (lambda m=m: (m.shape, m.text())) for m in MUTATIONS},
+}
+
+
+def _installed(shape: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in NEEDS.get(shape, ()))
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, int | None]]:
+    """The folder and the exit status of each case that is selected, all of them run."""
+    names = [
+        item.callspec.params["case"] for item in request.session.items if "case" in getattr(getattr(item, "callspec", None), "params", {})
+    ]
+    names = [name for name in dict.fromkeys(names) if name in CASES and _installed(CASES[name]()[0])]
+    top = tmp_path_factory.mktemp("matrix")
+    jobs = []
+    for name in names:
+        shape, text = CASES[name]()
+        folder = top / name
+        folder.mkdir()
+        (folder / ".git").mkdir()
+        (folder / script(shape)).write_text(text, encoding="utf-8")
+        jobs.append(warm.job(folder, script(shape), 2 if shape in DISTRIBUTED else 1))
+    return {name: (top / name, status) for name, status in zip(names, warm.run(jobs, top), strict=True)}
+
+
+@pytest.fixture
+def judged(case: str, runs: dict[str, tuple[Path, int | None]]) -> Judged:
+    """What is said of the case."""
+    shape, _ = CASES[case]()
+    if not _installed(shape):
+        pytest.skip(f"needs {' and '.join(NEEDS[shape])}")
+    folder, status = runs[case]
+    project = Project(str(folder), Config(), PAGES, (str(folder),))
+    record = warm.record(folder, status)
+    found, problems = judge(record, _scanned(project).report.findings, project)
+    return Judged(found, problems, record)
+
+
+@pytest.mark.parametrize("case", CLEAN)
+def test_nothing_is_said_of_a_correct_script(case: str, judged: Judged) -> None:
+    assert judged.record.head["problem"] is None, judged.record.head["output"]
+    assert judged.record.head["ended"] in ("steps", "passes", "exit"), str(judged)
+    assert len(judged.record.main.of("step")) >= 6, str(judged)
+    assert judged.findings == [] and judged.problems == (), str(judged)
+    assert all(not part.of("fault") for part in judged.record.parts), [part.of("fault") for part in judged.record.parts]
+
+
+@pytest.mark.parametrize("case", [m.id for m in MUTATIONS])
+def test_a_bug_is_proven_where_it_stands(case: str, judged: Judged) -> None:
+    mutation = next(m for m in MUTATIONS if m.id == case)
+    assert [f for f in judged.proven if f.rule == mutation.rule and _stands(f, mutation)], str(judged)
+    others = {f.rule for f in judged.proven} - {mutation.rule} - mutation.also
+    assert not others, str(judged)
+    assert judged.problems == (), str(judged)
+    assert all(not part.of("fault") for part in judged.record.parts), [part.of("fault") for part in judged.record.parts]
+
+
+def _stands(finding: Finding, mutation: Mutation) -> bool:
+    spans = [finding.span, *(label.span for label in finding.hit.labels)]
+    lines = mutation.lines()
+    return any(not lines.isdisjoint(range(span.line, span.end_line + 1)) for span in spans if span.path == script(mutation.shape))
+
+
+def test_every_rule_is_broken_in_every_shape_or_it_is_said_why_not() -> None:
+    rules = {name for name, page in PAGES.items() if page.rule.topic not in ("suppressions",)}
+    for shape in SHAPES:
+        broken = {m.rule for m in shape.mutations}
+        assert broken.isdisjoint(shape.absent), shape.name
+        assert broken | set(shape.absent) | set(UNSEEN) == rules, shape.name
+
+
+def test_every_script_is_a_shape() -> None:
+    assert {shape.name for shape in SHAPES} == set(CLEAN)
