@@ -56,11 +56,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side. `differences` are of losses, learning rates, norms, events and times."""
+    """Two runs side by side. `differences` are of losses, learning rates, norms, events and times; `problem` is what the first failed of."""
 
     names: tuple[str, str]
     changes: tuple[Change, ...]
     differences: tuple[Difference, ...]
+    problem: str | None = None
 
     @property
     def gone(self) -> tuple[Change, ...]:
@@ -83,6 +84,7 @@ class Comparison:
         return {
             "before": self.names[0],
             "after": self.names[1],
+            "problem": self.problem,
             "losses_equal": self.losses_equal,
             "changes": [
                 {**{key: change.finding.get(key) for key in ("rule", "path", "line", "column", "cell", "message", "key")},
@@ -107,7 +109,7 @@ def compared(before: Record, after: Record, names: tuple[str, str] = ("before", 
         finding: Verdict = other if other is not None else one or {}
         changes.append(Change(finding, words[0], words[1], _said(words[0], words[1], _fell_short(after, before))))
     told = tuple(d for d in differences(before, after, ("before", "now")) if d.name != "verdicts")
-    return Comparison(names, tuple(changes), told)
+    return Comparison(names, tuple(changes), told, before.head.get("problem"))
 
 
 def _said(before: str | None, after: str | None, short: str) -> str:

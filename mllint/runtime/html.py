@@ -133,7 +133,9 @@ def _comparison(known: Any) -> Iterator[str]:
     for change in known["changes"]:
         words = f"<strong>{escape(str(change.get('change')))}</strong>"
         yield f'<li>{words} <span class="place">{escape(place(change))}</span> {escape(str(change.get("rule")))}</li>'
-    for row in known.get("differences") or ():
+    if known.get("problem"):
+        yield f"<li>the run before failed: {_prose(known['problem'])}</li>"
+    for row in () if known.get("problem") else known.get("differences") or ():
         if row.get("same") is not True:
             yield f"<li>{escape(str(row.get('name')))}: {escape(str(row.get('text')))}</li>"
     if known.get("losses_equal"):

@@ -200,7 +200,9 @@ def _comparison(known: Any, console: Console) -> None:
         text = str(change.get("change"))
         style = "bold red" if change.get("after") == "confirmed" else "bold green" if change.get("before") == "confirmed" else ""
         _line(console, ("", ""), (text, style), (place(change), "bold"), (str(change.get("rule")), ""))
-    for row in known.get("differences") or ():
+    if known.get("problem"):
+        _sentence(console, f"the run before failed: {known['problem']}", "magenta")
+    for row in () if known.get("problem") else known.get("differences") or ():
         # Where the losses differ, so do their parts and the gradients.
         if row.get("same") is not True and not str(row.get("name")).startswith(("parts of the loss", "gradient norm")):
             _sentence(console, f"{row.get('name')}: {row.get('text')}")
