@@ -56,7 +56,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs side by side. `differences` are of losses, learning rates, norms, events and times; `problem` is what the first failed of."""
+    """Two runs side by side: `differences` of losses, rates, norms, events and times; `problem` is why the first run failed, if it did."""
 
     names: tuple[str, str]
     changes: tuple[Change, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from recorded import finding, losses, record
 
+import mllint
 from mllint.commands.compare_runs import both, changed
 from mllint.commands.runtime_check import Project
 from mllint.config import Config
@@ -332,6 +334,21 @@ def test_a_mistake_that_was_made_is_new(training):
     done = compared(training)
     assert done.returncode == 1
     assert done.stdout.splitlines()[1].split("  ")[1] == "new"
+
+
+def test_the_comparison_for_programs(training):
+    from jsonschema import Draft202012Validator
+
+    training.write("train.py", FIXED)
+    done = compared(training, "--format", "json")
+    report = json.loads(done.stdout)
+    schema = json.loads((Path(mllint.__file__).parent / "report" / "schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(report)
+    told = report["run"]["compare"]
+    assert (told["after"], told["losses_equal"], told["problem"]) == ("working tree", False, None)
+    (change,) = told["changes"]
+    assert (change["before"], change["after"], change["change"]) == ("confirmed", None, "was confirmed, now gone")
+    assert next(row for row in told["differences"] if row["name"] == "loss")["step"] == 4
 
 
 def test_a_change_of_words_leaves_the_losses_equal(training):
