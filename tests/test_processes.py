@@ -126,3 +126,22 @@ def test_a_process_that_is_interrupted_leaves_no_other(monkeypatch: pytest.Monke
         processes.beside(interrupted, endless, lambda found: b"", lambda data: None)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_many_classes_set_up_is_not_followed_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = "def setup(optimizer):\n" + "    x = optimizer\n" * 30 + "    optimizer.step()\n"
+    case = (
+        "    def test(self, model):\n        optimizer = torch.optim.SGD(model.parameters(), 0.1)\n        loss = model(1)\n"
+        "        loss.backward()\n        setup(optimizer)\n"
+    )
+    classes = "".join(f"class Test{n}:\n{case}" for n in range(6))
+    (tmp_path / "cases.py").write_text(f"import torch\n{setup}{classes}")
+    (tmp_path / "main.py").write_text(f"import torch\nfrom cases import Test0, setup\nif True:\n{case.partition(':')[2]}")
+    monkeypatch.setattr("mllint.flow.calls.COSTLY_AGAIN", 100)
+    project = Project(tmp_path, [File(name, "python") for name in ("cases.py", "main.py")])
+    stepped = {h.entry: bool(h.events(None, "step")) for h in project.histories()}
+    assert stepped.pop("main.py"), "a program is followed however much has been"
+    assert list(stepped.values()) == [True, True, False, False, False, False]
+    told = [p for p in project.problems if "`setup` was not followed again after 100 statements" in p.message]
+    assert len(told) == 4 and {p.kind for p in told} == {"limit"}
+    assert all(t.lost for h in project.histories() if not h.events(None, "step") for t in h.things("optimizer"))

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mllint.flow.state import COSTLY_REHEARSED, DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
+from mllint.flow.state import COSTLY_AGAIN, COSTLY_REHEARSED, DEEPEST_CALL, FEW_ENTRIES, LONG_WALK, MOST_ENTRIES, NORMAL, Condition, State
 from mllint.flow.values import (
     NONE,
     Alts,
@@ -203,9 +203,13 @@ class Calls(State):
         """Enter a function of the project: again for each call site, so that every object keeps its own path."""
         ident = id(function.node)
         times = self.entries.get(ident, 0)
-        if self.costs.get(ident, 0) > self.costly and times > 1:
+        again = self.leftover and self.spent.get(ident, 0) > COSTLY_AGAIN
+        if again or (self.costs.get(ident, 0) > self.costly and times > 1):
             if self.costly != COSTLY_REHEARSED and self.relevance.leads(function.node):
-                self.often.add(function.name)
+                if again:
+                    self.limit(f"`{function.name}` was not followed again after {COSTLY_AGAIN:,} statements in other classes and functions")
+                else:
+                    self.often.add(function.name)
             self.lose_all([*args, *keywords.values()], node)
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
             return one(self.opaque(("call", function.key, self.fresh()), inputs, frozenset(("unknown",))))
@@ -228,7 +232,10 @@ class Calls(State):
         if self.is_generator(function):
             return one(self.generator(function, env, node))
         result = self.run(function, env, node, None)
-        self.costs[ident] = self.costs.get(ident, 0) + self.steps - steps
+        cost = self.steps - steps
+        self.costs[ident] = self.costs.get(ident, 0) + cost
+        if self.leftover:
+            self.spent[ident] = self.spent.get(ident, 0) + cost
         if self.carries([result]):
             self.gives.add(ident)
         if plain and self.steps - steps > LONG_WALK:

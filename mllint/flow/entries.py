@@ -82,7 +82,7 @@ def leftovers(walk: Walk, paths: list[str]) -> Iterator[History]:
         else:
             walked = walk.part(parts[0])
         if other is None:
-            walk.seen, walk.interpreter.inert = set(before), inert
+            walk.seen, walk.interpreter.inert, walk.interpreter.spent = set(before), inert, {}
             other = walk.part(parts[1])
         walk.seen = before
         walked |= other
@@ -292,7 +292,7 @@ class Walk:
         return any(id(m) in self.seen for m in self.methods(node) if m.name != "__init__")
 
     def use_function(self, value: Any) -> None:
-        self.interpreter.unasked = True
+        self.interpreter.unasked = self.interpreter.leftover = True
         if isinstance(value, Function):
             self.interpreter.span(value.node, value.env.file)
         result = self.interpreter.call_value(value, [], {}, value.node if isinstance(value, Function) else self.interpreter.nowhere)
@@ -302,7 +302,7 @@ class Walk:
         """Make an object and call its methods twice: first so that every attribute is set, then for the record."""
         interpreter = self.interpreter
         row = interpreter.class_row(cls) or {}
-        interpreter.unasked = True
+        interpreter.unasked = interpreter.leftover = True
         made = single(interpreter.instantiate(cls, [], {}, cls.node))
         assert isinstance(made, Instance)
         hooks = [h for h in row.get("hooks", ()) if interpreter.class_attribute_exists(cls, h)]

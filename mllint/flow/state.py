@@ -64,6 +64,8 @@ COSTLY = 6_000
 COSTLY_UNASKED = 2_000
 #: The same in a rehearsal, where only the attributes that methods set matter.
 COSTLY_REHEARSED = 500
+#: The same from all entries together that no program is: what a hundred test classes set up is known after some of them.
+COSTLY_AGAIN = MOST_STEPS
 #: A function that walked so many statements and did nothing the rules follow is not walked again for plain arguments.
 LONG_WALK = 120
 
@@ -117,6 +119,8 @@ class State:
         self.loops: list[Loop] = []
         self.entries: dict[int, int] = {}
         self.costs: dict[int, int] = {}
+        self.spent: dict[int, int] = {}  # the same in all entries so far
+        self.leftover = False  # no program is walked, but a class or function that none uses
         self.gives: set[int] = set()
         self.costly = COSTLY
         self.entered: set[int] = set()
@@ -143,6 +147,7 @@ class State:
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
         self.option_defaults, self.option_values, self.costs, self.stacked = {}, {}, {}, {}
         self.costly = COSTLY
+        self.leftover = False
         self.often, self.gives = set(), set()
         self.stopped: Span | None = None
         self.steps = self.choices = 0
