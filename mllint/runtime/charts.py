@@ -148,11 +148,14 @@ def _examples(part: Part) -> Chart | None:
     traces = []
     for k in range(count):
         values = tuple(row[k] if k < len(row) else None for row in known.losses)
-        traces.append(_line(known.steps, Curve("", values), f"example {k}", k))
-        if count > COLORS:
+        traces.append(_line(known.steps, Curve("", values), f"example {k}", k if known.followed else 0))
+        if not known.followed:
+            traces[-1]["mode"] = "markers"  # a line would join examples that have nothing to do with each other
+        if count > COLORS or not known.followed:
             traces[-1]["opacity"] = 0.5
-    layout = {"showlegend": 1 < count <= COLORS, **_log([Curve("", row) for row in known.losses])}
-    return Chart("examples", "Loss of each example of the first batch", "loss", traces, layout=layout)
+    layout = {"showlegend": known.followed and 1 < count <= COLORS, **_log([Curve("", row) for row in known.losses])}
+    title = "Loss of each example of the first batch" if known.followed else f"Loss of the first {count} examples of each batch"
+    return Chart("examples", title, "loss", traces, layout=layout)
 
 
 # ---------------------------------------------------------------- pieces

@@ -58,12 +58,17 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What the first examples of the first batch gave at each step: rows are steps, columns the examples."""
+    """What a few examples gave at each step: rows are steps, columns the examples, which are the first of a batch."""
 
     steps: tuple[int, ...]
     losses: tuple[Values, ...]
     predictions: tuple[tuple[Any, ...], ...]
-    targets: tuple[Any, ...]
+    targets: tuple[tuple[Any, ...], ...]
+
+    @property
+    def followed(self) -> bool:
+        """Each step looked at the same examples, as far as their targets tell; else at those of its own batch."""
+        return len(set(map(repr, self.targets))) == 1
 
 
 def trainings(part: Part) -> list[Training]:
@@ -85,7 +90,7 @@ def examples(part: Part) -> Examples | None:
         return None
     losses = tuple(_numbers(row.get("loss")) for row in rows)
     predictions = tuple(tuple(_listed(row.get("prediction"))) for row in rows)
-    targets = max((tuple(_listed(row.get("target"))) for row in rows), key=len)
+    targets = tuple(tuple(_listed(row.get("target"))) for row in rows)
     return Examples(tuple(int(number(row.get("step")) or 0) for row in rows), losses, predictions, targets)
 
 

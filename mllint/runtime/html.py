@@ -219,23 +219,26 @@ def _predictions(known: Examples) -> Iterator[str]:
         chosen = range(0, len(known.steps), -(-len(known.steps) // COLUMNS))
     finite = [value for row in known.losses for value in row if value is not None and math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    yield "<h2>Predictions for the first batch</h2>"
-    yield '<p class="quiet">The stronger the ground, the higher the loss of the example at that step. Right predictions are underlined.</p>'
-    yield '<div class="panel scroll"><table class="values"><thead><tr><th>example</th><th>target</th>'
+    yield f"<h2>Predictions for the first {'batch' if known.followed else 'examples of each batch'}</h2>"
+    yield '<p class="quiet">The stronger the ground, the higher the loss at that step. Right predictions are underlined.</p>'
+    yield '<div class="panel scroll"><table class="values"><thead><tr><th>example</th>' + ("<th>target</th>" if known.followed else "")
     yield "".join(f"<th>{'step ' if k == 0 else ''}{known.steps[k]}</th>" for k in chosen) + "</tr></thead><tbody>"
     for i in range(min(count, ROWS)):
-        target = known.targets[i] if i < len(known.targets) else None
-        cells = []
+        cells = [] if not known.followed else [f"<td>{_value(_at(known.targets[0], i))}</td>"]
         for k in chosen:
-            prediction = known.predictions[k][i] if i < len(known.predictions[k]) else None
-            loss = known.losses[k][i] if k < len(known.losses) and i < len(known.losses[k]) else None
+            loss, target, prediction = _at(known.losses[k], i), _at(known.targets[k], i), _at(known.predictions[k], i)
             of = (loss - low) / (high - low) if loss is not None and math.isfinite(loss) and high > low else 0
-            right = ' class="heat right"' if target is not None and prediction == target else ' class="heat"'
-            cells.append(f'<td{right} style="--of:{of:.3f}" title="loss {escape(shown(loss) or "not recorded")}">{_value(prediction)}</td>')
-        yield f"<tr><td>{i}</td><td>{_value(target)}</td>{''.join(cells)}</tr>"
+            right = " right" if target is not None and prediction == target else ""
+            title = f"loss {shown(loss) or 'not recorded'}" + ("" if target is None else f", target {_value(target)}")
+            cells.append(f'<td class="heat{right}" style="--of:{of:.3f}" title="{title}">{_value(prediction)}</td>')
+        yield f"<tr><td>{i}</td>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
     if count > ROWS:
         yield f'<p class="quiet">and {count - ROWS} more examples in the record</p>'
+
+
+def _at(values: Sequence[Any], index: int) -> Any:
+    return values[index] if index < len(values) else None
 
 
 def _value(value: Any) -> str:

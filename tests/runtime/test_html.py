@@ -90,7 +90,21 @@ def test_the_page_holds_what_the_run_says():
     cells = re.findall(r"<td(.*?)>(\d+)</td>", row)
     assert [value for _, value in cells] == ["9"] * 5 + ["2"] * 15
     assert [("right" in how) for how, _ in cells] == [False] * 5 + [True] * 15
-    assert 'title="loss 1.03"' in cells[5][0]
+    assert 'title="loss 1.03, target 2"' in cells[5][0]
+
+
+def test_examples_of_other_batches_are_not_joined():
+    rows = learning(4, 3)
+    for k, row in enumerate(rows):
+        row["target"] = [k, 9, 9]
+    known = record(losses(4), *rows)
+    chart = charts.charts(known)[-1]
+    assert chart.title == "Loss of the first 3 examples of each batch"
+    assert {trace["mode"] for trace in chart.traces} == {"markers"}
+    text = html.page(known)
+    assert "<th>target</th>" not in text
+    cells = re.findall(r"<td class=\"heat(.*?)\"", re.search(r"<tr><td>1</td>(.*?)</tr>", text)[1])
+    assert cells == [" right"] * 3 + [""], "example 1 is 9 in the first three steps"
 
 
 def test_plotly_accepts_every_figure():
