@@ -83,6 +83,14 @@ def problem(record: Record, output: str, dump: str, roots: Mapping[str, str], im
     return None
 
 
+def python_without_torch(record: Record, output: str) -> str | None:
+    """What to call the Python of a command that ended because it has no torch; None where that was not the reason."""
+    raised = _observed(record) or last_raised(output, {})
+    if raised is None or not record.head["exit_status"] or (raised.missing or _missing(raised.type, raised.message, ())) != "module torch":
+        return None
+    return "the Python of the command"
+
+
 def _last_line(output: str) -> str:
     return next((line for line in reversed(output.splitlines()) if line.strip()), "")
 
@@ -93,10 +101,7 @@ def sentence(raised: Raised) -> str:
     at = f" ({raised.place})" if raised.place else ""
     missing = raised.missing or _missing(kind, message, raised.files)
     if missing and missing.startswith("module "):
-        name = missing.removeprefix("module ")
-        if name == "torch":
-            return f"the Python of the command has no torch{at}: install it there (pip install 'mllint-repo[runtime]')"
-        return f"the Python of the command has no module `{name}`{at}: install it there"
+        return f"the Python of the command has no module `{missing.removeprefix('module ')}`{at}: install it there"
     if missing and missing.startswith("environment variable "):
         return f"the {missing} is not set{at}"
     if kind in _OFFLINE or any(words in message for words in _OFFLINE):

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from mllint.runtime import failure
-from mllint.runtime.command import LaunchError, Options, environment, runnable
+from mllint.runtime.command import LaunchError, Options, environment, no_torch, runnable
 from mllint.runtime.processes import Tree, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
@@ -363,6 +363,8 @@ def _record(
         ended = str(main.end.get("reason") or "exit") if main else ("exit" if watched.status == 0 else "error")
     head["ended"] = ended
     head["mode"] = _mode(record, options)
+    if not record.trained and (name := failure.python_without_torch(record, output)):
+        raise LaunchError(no_torch(name))
     kept_out = sandbox.kept_out()
     changed = differences(before, snapshot(root))
     head["kept_out"] = len(kept_out)
