@@ -23,6 +23,7 @@ from mllint.flow.anchors import (
     settle,
     simple,
     stepped_name,
+    whole,
 )
 from mllint.flow.questions import backwards, called, innermost, reaches, shared_loop, touches, within
 from mllint.model.finding import Span
@@ -287,21 +288,19 @@ def unscale_outside_boundary(
     here, target = code.alone(unscale.span), code.alone(step.span) if step is not None else None
     if here is None or target is None or step is None or calls_of(unscale.place) != calls_of(step.place):
         return None
-    line = here.lines[-1]
-    spots = [spot for e in history.events(None, "clip") if (spot := code.spot(e.span)) is not None]
+    line = whole(here)
+    clips = [e for e in history.events(None, "clip") if unscale.order < e.order < step.order]
+    spots = [spot for e in clips if (spot := code.spot(e.span)) is not None]
     clipping = {n.index for spot in spots for n in spot.lines if n.block is line.block}
     last = line.index
     while last + 1 in clipping:
         last += 1
     moved = line.block[line.index : last + 1]
-    if any(names_assigned(s) for s in moved):
+    later = [s for s in spots if all(n.statement not in moved for n in s.lines)]
+    if any(names_assigned(s) for s in moved) or any(s.lines[-1].block is not target.lines[-1].block for s in later):
         return None
-    later = [s for spot in spots for n in spot.lines if n.block is line.block and n.index > last and (s := spot)]
     if later:  # what is clipped behind the boundary is unscaled there
-        first = min(later, key=lambda s: next(n.index for n in s.lines if n.block is line.block))
-        if last > line.index or first.lines[-1].block is not target.lines[-1].block:
-            return None
-        target = first
+        target = min(later, key=lambda s: s.lines[-1].index)
     ahead = next((n.index for n in target.lines if n.block is line.block), len(line.block))
     passing = {name for s in line.block[last + 1 : ahead] for name in names_assigned(s)}
     if any(passing & names_read(s) for s in moved) or ahead <= last:

@@ -180,10 +180,16 @@ def scheduler_before_optimizer(code: Code, history: History, scheduler: Thing, s
         if len(ends) == len(known) and min(ends) > line.index:
             last = behind_scaler(Line(line.owner, line.block, max(ends)))
             edit = Move(here.span_of(line.statement), here.span_of(last.statement), "after")
-            return Fix(f"step {called(scheduler)} after the optimizer", "unsafe", (edit,))
+            return Fix(f"step {written(code, here, step) or called(scheduler)} after the optimizer", "unsafe", (edit,))
         if not only_guarded(line):
             return None
     return None
+
+
+def written(code: Code, here: Spot, step: Event) -> str | None:
+    """The schedule as the call that steps it writes it."""
+    call = code.call(step.span)
+    return f"`{here.text_of(call.func.value)}`" if call is not None and isinstance(call.func, ast.Attribute) else None
 
 
 # ---------------------------------------------------------------------- cadence
@@ -196,12 +202,24 @@ def scheduler_wrong_cadence(code: Code, history: History, scheduler: Thing, driv
         return None
     updates = [u for u in history.possible(optimizer, "step") if u.turns() and not history.exclusive(u, step)]
     if unit == "batches":
+        if updates and not all_epochs(history, scheduler, epochs_and_batches(history, driver, updates[0])):
+            return None
         placed, when = behind_updates(code, history, driver, updates), "the optimizer's step"
     else:
         placed, when = behind_epochs(code, history, driver, updates), "each epoch"
     if not placed:
         return None
     return Fix(f"step {called(driver)} after {when}", "unsafe", tuple(brought(here, placed)))
+
+
+def all_epochs(history: History, scheduler: Thing, loops: list[Frame]) -> bool:
+    """What the schedule takes for its end lies behind all epochs, not behind one."""
+    ends = [scheduler.arguments[n] for n in scheduler.facts.get("horizon", ()) if isinstance(n, str) and n in scheduler.arguments]
+    for value in ends:
+        rest = [f for f in factors(value.key)[0] if not batches(history, f, loops[1:])]
+        if len(rest) < len(factors(value.key)[0]) and not rest:
+            return False
+    return True
 
 
 def brought(here: Spot, placed: list[Placement]) -> Iterator[Edit]:
@@ -238,7 +256,8 @@ def horizon_ignores_accumulation(
         if value is None:
             return None
         text = made.text_of(value)
-        if isinstance(value, (ast.BinOp, ast.IfExp, ast.BoolOp, ast.Compare, ast.UnaryOp, ast.Lambda)):
+        product = isinstance(value, ast.BinOp) and isinstance(value.op, (ast.Mult, ast.FloorDiv))
+        if not product and isinstance(value, (ast.BinOp, ast.IfExp, ast.BoolOp, ast.Compare, ast.UnaryOp, ast.Lambda)):
             text = f"({text})"
         edits.append(Replace(made.span_of(value), f"{text} // {made.text_of(every)}"))
     return Fix(f"count the optimizer's steps for {called(scheduler)}", "unsafe", tuple(edits)) if edits else None
@@ -295,8 +314,8 @@ def loss_passed_as_epoch(code: Code, history: History, scheduler: Thing, step: E
     if call is None or here is None or len(call.args) + len(call.keywords) != 1 or any(isinstance(a, ast.Starred) for a in call.args):
         return None
     which: int | str | None = 0 if call.args else call.keywords[0].arg
-    if which is None or not isinstance(call.func, ast.Attribute):
-        return None
+    if which is None or not isinstance(call.func, ast.Attribute) or any(here.around(ast.Try)):
+        return None  # what raises tells the kinds apart
     drop = DropArgument(step.span, which)
     others = {t.id: t for e in history.events(None, "step") if e.span == step.span and (t := e.thing) is not None and t is not scheduler}
     plateaus = [t for t in others.values() if t.facts.get("argument") == "metric"]
