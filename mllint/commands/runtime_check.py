@@ -202,10 +202,12 @@ def check(
         passed(f"mllint: running {shlex.join(command)} for at most {options.seconds:g} s\n".encode("utf-8", "backslashreplace"))
     try:
         record = launch.run(command, project.root, options, folder, cwd=cwd, sandbox=sandbox, keep=keep, show=passed, files=files)
+        path = f"{folder}.json" if kept else None
+        if path is not None:
+            save(record, path)  # what was seen is safe, whatever becomes of the judging
         judged, problems = judge(record, known, judged_in)
         rules = project.rules
         record = replace(record, verdicts=tuple(_row(finding, rules.get(finding.rule)) for finding in judged))
-        path = f"{folder}.json" if kept else None
         if path is not None:
             save(record, path)
     finally:
