@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Options:
     diff = False
     unsafe_fixes = False
     interactive = False
+    confirm: str | None = None
     index = False
     write = False
     folder: str | None = None
@@ -313,8 +314,19 @@ def _fix(options: Options) -> int:
         "extend_select": _names(options.extend_select) or (),
         "tables": [beside(config, root, name) for name in config.tables],
     }
-    status = run_fix(options, found, config, pages, chosen)
+    status = run_fix(options, found, config, pages, chosen, _confirming(options, root, config, pages, marked, chosen))
     return _nothing_checked(options, paths, status) if found.checked == 0 else status
+
+
+def _confirming(options: Options, root: str, config: Config, pages: dict[str, Page], marked: bool, chosen: Mapping[str, Any]) -> Any:
+    """What lets a run decide which fixes stay; None where no run is wanted."""
+    if options.confirm is None:
+        return None
+    from mllint.commands.confirm_fixes import confirmed
+    from mllint.commands.runtime_check import Project
+
+    project = Project(root, config, pages, [root], marked, chosen["tables"])
+    return partial(confirmed, options.confirm, project)
 
 
 def _nothing_checked(options: Options, paths: Sequence[str], status: int) -> int:

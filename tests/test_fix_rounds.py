@@ -41,7 +41,8 @@ class Files:
                     twin = seen[path, line, word] = seen.get((path, line, word), -1) + 1
                     hit = Hit(span, f"{word} is there", fix=self.fix(span, line))
                     findings.append(Finding(word, "words", hit, WORDS[word], "high", f"{path}-{line}-{word}-{twin}"))
-        return Outcome(Report(tuple(findings), tuple(problems)), {}, len(now), lambda span: "", lambda hits: (), now.__getitem__)
+        report = Report(tuple(findings), tuple(problems))
+        return Outcome(report=report, rules={}, files=len(now), line_of=lambda span: "", bytes_of=now.__getitem__)
 
     def run(self, **more) -> Result:
         return Rounds(self.judge, kinds=dict.fromkeys(self.files, "python"), allowed=frozenset(("safe", "unsafe")), **more).run()

@@ -27,7 +27,7 @@ ALLOWED = {
     "session": {"discover", "read", "flow", "checks", "remedies", "suppress", "pages", "config", "model"},
     "fix": {"session", "discover", "report", "pages", "config", "read", "model"},
     "authoring": {"commands", "runtime", "fix", "session", "discover", "checks", "pages", "config", "model"},
-    "commands": {"session", "discover", "config", "pages", "report", "runtime", "flow", "read", "model"},
+    "commands": {"fix", "session", "discover", "config", "pages", "report", "runtime", "flow", "read", "model"},
     "cli": {"commands", "authoring", "fix", "session", "discover", "pages", "config", "report", "model"},
     "__main__": {"cli"},
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,10 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diff", action="store_true", help="show what would change and write nothing")
     parser.add_argument("--unsafe-fixes", action="store_true", help="make fixes, too, that change what the program does")
     parser.add_argument("--interactive", action="store_true", help="show each fix and ask")
+    parser.add_argument(
+        "--confirm", metavar="COMMAND", help="run this training command without and with the fixes, and keep those it confirms"
+    )
 
 
-def run(options: Any, found: Discovery, config: Config, pages: Mapping[str, Page], chosen: Mapping[str, Any]) -> int:
-    """Fix what can be fixed in the files that were found, and give the exit status. `chosen` are the arguments of the selection."""
+def run(
+    options: Any,
+    found: Discovery,
+    config: Config,
+    pages: Mapping[str, Page],
+    chosen: Mapping[str, Any],
+    confirm: Callable[[Result, Callable[[frozenset[str]], Result]], Result] | None = None,
+) -> int:
+    """Fix what can be fixed in the files that were found, and give the exit status. `chosen` are the arguments of the selection.
+
+    `confirm` gets all fixes and what makes some of them, and gives those that are to stay.
+    """
     from mllint.config import Selection
     from mllint.fix import write
     from mllint.fix.rounds import fix_project
@@ -38,7 +52,10 @@ def run(options: Any, found: Discovery, config: Config, pages: Mapping[str, Page
 
     kinds = {file.path: file.kind for file in found.files}
     ask = Asking(kinds).ask if options.interactive else None
-    result = fix_project(found, config, pages, unsafe=options.unsafe_fixes, refusal=refusal, ask=ask, **chosen)
+    make = partial(fix_project, found, config, pages, unsafe=options.unsafe_fixes, refusal=refusal, **chosen)
+    result = make(ask=ask)
+    if confirm is not None and result.new:
+        result = confirm(result, lambda keys: make(only=keys))
     if options.diff:
         for path in sorted(result.new):
             sys.stdout.write(diff(path, result.old[path], result.new[path], kinds.get(path)))

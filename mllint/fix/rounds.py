@@ -275,8 +275,12 @@ def fix_project(
     tables: Sequence[str] = (),
     refusal: Callable[[str, bytes], str | None] = lambda path, data: None,
     ask: Ask | None = None,
+    only: frozenset[str] | None = None,
 ) -> Result:
-    """The fixes of the selected rules, in memory. What a fix must not bring are findings of these rules or any the settings select."""
+    """The fixes of the selected rules, in memory; with `only` those of the findings with these keys.
+
+    What a fix must not bring are findings of these rules or any the settings select.
+    """
     selection = Selection(config, {name: page.rule for name, page in pages.items()}, select, ignore, extend_select)
 
     def judge(overlay: Mapping[str, bytes]) -> Outcome:
@@ -287,7 +291,7 @@ def fix_project(
         judge,
         kinds={file.path: file.kind for file in found.files},
         allowed=frozenset(("safe", "unsafe") if unsafe else ("safe",)),
-        wanted=lambda finding: finding.rule in selection.at(finding.span.path),
+        wanted=lambda finding: finding.rule in selection.at(finding.span.path) and (only is None or finding.key in only),
         refusal=refusal,
         ask=ask,
     )
