@@ -307,6 +307,7 @@ class Walk:
         assert isinstance(made, Instance)
         hooks = [h for h in row.get("hooks", ()) if interpreter.class_attribute_exists(cls, h)]
         others = [m.name for m in self.methods(cls.node) if m.name not in hooks and m.name != "__init__" and not m.name.startswith("__")]
+        others += [name for name in self.inherited(cls) if name not in hooks and name not in others]
         called = self.called_within(cls)
         public = [name for name in others if name not in called] or others
         public += ["__call__"] if interpreter.class_attribute_exists(cls, "__call__") else []
@@ -333,11 +334,20 @@ class Walk:
         held = interpreter.inside(made) | {v for a in made.slots.values() for x, _ in a for v in interpreter.inside(x)}
         interpreter.things = [t for t in interpreter.things if t not in kept or t in held]
 
+    def inherited(self, cls: ClassValue) -> list[str]:
+        """Methods of the project's classes it comes from that lead to something: whoever uses the class calls them too."""
+        ancestors = [a for a in cls.mro() if isinstance(a, ClassValue) and a is not cls]
+        leads = self.interpreter.relevance.leads
+        found = [m.name for a in ancestors for m in self.methods(a.node) if not m.name.startswith("__") and leads(m)]
+        return [name for name in dict.fromkeys(found) if not any(m.name == name for m in self.methods(cls.node))]
+
     def called_within(self, cls: ClassValue) -> set[str]:
-        """Names of methods that other methods of the class call: they are no entries of their own."""
+        """Names of methods that other methods of the class, or of those it comes from, call: they are no entries of their own."""
         return {
             n.func.attr
-            for m in self.methods(cls.node)
+            for a in cls.mro()
+            if isinstance(a, ClassValue)
+            for m in self.methods(a.node)
             for n in ast.walk(m)
             if isinstance(n, ast.Call)
             and isinstance(n.func, ast.Attribute)
