@@ -113,7 +113,7 @@ def discarded(history: History, scheduler: Thing) -> bool:
 @each(Thing, kind="scheduler")
 def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[Hit]:
     optimizer = driven(history, scheduler)
-    if optimizer is None or optimizer.managed is not None or scheduler.facts.get("before"):
+    if optimizer is None or optimizer.managed is not None or scheduler.facts.get("before") or counts_itself(scheduler):
         return
     for step in history.possible(scheduler, "step"):
         loop = innermost(step)
@@ -130,6 +130,11 @@ def scheduler_before_optimizer(scheduler: Thing, history: History) -> Iterator[H
             clues=(history, scheduler, step, updates),
         )
         return
+
+
+def counts_itself(scheduler: Thing) -> bool:
+    """A class with a `step` of its own that never comes to the library's: which value it begins with is its own affair."""
+    return "step" in scheduler.facts.get("overrides", ()) and "step" not in scheduler.facts.get("deferring", ())
 
 
 def opens(step: Event, update: Event, loop: Frame) -> bool:

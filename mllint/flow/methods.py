@@ -295,6 +295,7 @@ class Methods(State):
             return one(Const(None))
         if instance.kind:
             if any(c.function is not None and c.function.name == name for c in self.calls) and name in ("step", "zero_grad", "update"):
+                instance.facts["deferring"] = instance.facts.get("deferring", frozenset()) | {name}
                 return one(self.unknown())  # the call of the override is the event
             return self.call_library_method(instance, name, args, keywords, node)
         self.lose_all([*args, *keywords.values()], node)
