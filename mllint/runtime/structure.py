@@ -158,6 +158,8 @@ class Structure:
         around = self._within(step)
         if around and isinstance(around[-1], _COMPREHENSIONS) and file is not None:
             return file.source.span(around[-1].generators[0].iter)
+        if around and isinstance(around[-1], (ast.For, ast.AsyncFor)) and file is not None:
+            return file.source.span(around[-1])  # before Python 3.12 asking for an iterator is told at the whole statement
         for node, inner in pairwise(around):
             if isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)) and inner is node.iter and file is not None:
                 return file.source.span(node.iter if isinstance(node, ast.comprehension) else node)

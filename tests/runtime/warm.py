@@ -67,6 +67,14 @@ def record(folder: Path, status: int | None) -> Any:
 # ---------------------------------------------------------------- the process that forks
 
 
+class Become(BaseException):
+    """Raised in a child: it has to leave everything it was forked in, whose loops are none of the program's."""
+
+    def __init__(self, task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self.task = task
+        self.environment = environment
+
+
 def serve(jobs: Iterable[Mapping[str, Any]]) -> list[int | None]:
     """Run the jobs, as many processes at a time as there are CPUs."""
     places = max(2, os.cpu_count() or 1)
@@ -95,7 +103,7 @@ def serve(jobs: Iterable[Mapping[str, Any]]) -> list[int | None]:
         for environment in environments:
             pid = os.fork()
             if not pid:
-                _child(task, environment)
+                raise Become(task, environment)
             running[pid] = number, time.monotonic() + LIMIT
     while running:
         reap()
@@ -113,27 +121,28 @@ def _ranks(count: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"} for rank in range(count)]
 
 
-def _child(task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Become the program: its folder, arguments and output, the probes, and the script. Never returns."""
-    status = 1
-    try:
-        os.setsid()
-        folder = task["folder"]
-        output = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.chdir(folder)
-        sys.argv = [task["script"]]
-        sys.path.insert(0, folder)
-        os.environ.update(environment)
-        _attach(task)
-        status = _program(os.path.join(folder, task["script"]))
-    finally:
-        atexit._run_exitfuncs()
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+def enter(child: Become) -> str:
+    """Take on the folder, the arguments, the output and the probes of the program, and give the path of its script."""
+    folder = child.task["folder"]
+    os.setsid()
+    output = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    sys.argv = [child.task["script"]]
+    sys.path.insert(0, folder)
+    os.environ.update(child.environment)
+    _attach(child.task)
+    return os.path.join(folder, child.task["script"])
+
+
+def leave(status: int) -> None:
+    """End as an interpreter ends, but for what the first process has at heart."""
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _attach(task: Mapping[str, Any]) -> None:
@@ -149,18 +158,6 @@ def _attach(task: Mapping[str, Any]) -> None:
             entered()
 
 
-def _program(path: str) -> int:
-    """Run the script and give its exit status, an uncaught exception told as the interpreter tells it."""
-    try:
-        runpy.run_path(path, run_name="__main__")
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 0 if left.code is None else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        return 1
-    return 0
-
-
 def main(path: str) -> None:
     """Run the jobs of a file and put the statuses in their place."""
     sys.path[0] = os.environ["MLLINT_HOOK"]
@@ -172,5 +169,19 @@ def main(path: str) -> None:
     Path(path).write_text(json.dumps(serve(jobs)), encoding="utf-8")
 
 
+program = None
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except Become as child:
+        program = child
+if program is not None:
+    code = 1
+    try:
+        runpy.run_path(enter(program), run_name="__main__")
+        code = 0
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    leave(code)
