@@ -30,10 +30,11 @@ def main() -> None:
     order = json.loads(sys.argv[1])
     os.set_inheritable(order["report"], False)
     try:
-        if sys.platform == "linux":
-            _die_with(order["parent"])
         if order["overlay"] is not None:
             _mount(**order["overlay"])
+        if sys.platform == "linux":
+            # Behind the change of namespaces, which may take it back.
+            _die_with(order["parent"])
         # A process that is told to abort, to say where it stands, shall leave no image of its memory.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         os.chdir(order["cwd"])

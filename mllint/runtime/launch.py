@@ -7,11 +7,13 @@ it ends.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,12 +179,16 @@ def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, option
 def _until_the_end(child: subprocess.Popen[bytes], tree: Tree, pump: _Pump, folder: str, limit: float) -> str:
     """Wait for the command and for what trains behind its back. "time" when the limit was reached first."""
     left: float | None = None
+    seen = 0.0
     while True:
         now = time.monotonic()
         if now > limit:
             return "time"
         pump.wait(0.05)
         if child.poll() is None:
+            if sys.platform != "linux" and now > seen + 0.5:
+                seen = now
+                tree.alive()  # who leaves the family later was seen in it
             continue
         others = tree.others()
         if not others:
@@ -206,6 +212,19 @@ def _parts(folder: str) -> dict[int, bool]:
                 stream.seek(max(0, os.path.getsize(stream.name) - 4096))
                 ends[int(match[1])] = b'"end"' in stream.read().rstrip().rpartition(b"\n")[2]
     return ends
+
+
+def _imported(folder: str) -> bool:
+    """A process of the run has imported torch: parts are also left by those that failed before."""
+    for name in os.listdir(folder):
+        if name.startswith("part-"):
+            with open(os.path.join(folder, name), "rb") as stream:
+                try:
+                    if json.loads(stream.readline()).get("torch"):
+                        return True
+                except (ValueError, AttributeError):
+                    continue
+    return False
 
 
 def _is_python(pid: int) -> bool:
@@ -370,7 +389,7 @@ def _record(
     head["kept_out"] = len(kept_out)
     head["written"] = sorted({*_written_outside(record, sandbox, folder), *changed})
     head["network"] = _network(record)
-    head["problem"] = failure.problem(record, output, watched.dump.decode("utf-8", "replace"), sandbox.roots(), bool(_parts(folder)))
+    head["problem"] = failure.problem(record, output, watched.dump.decode("utf-8", "replace"), sandbox.roots(), _imported(folder))
     compiled = not options.compile and _names_compile(record, root)
     head["notes"] = [
         *_notes(watched, head, changed, options, compiled),

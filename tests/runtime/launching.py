@@ -54,6 +54,9 @@ class Place:
             (library / "torch" / "__init__.py").write_text("__version__ = '0'\n")
             self.env["PYTHONPATH"] = str(library)
         (root / ".git").mkdir()
+        self.scratch = library.parent / "scratch"
+        self.scratch.mkdir()
+        self.env["TMPDIR"] = str(self.scratch)
 
     def write(self, name: str, text: str | bytes) -> Path:
         path = self.root / name
@@ -76,6 +79,7 @@ class Place:
         took = time.monotonic() - started
         assert took < seconds + OWN_SECONDS, err
         assert not self.left(), "no process may stay"
+        assert os.listdir(self.scratch) == [] or "--keep" in options, "nor any scratch folder"
         if untouched:
             assert differences(before, snapshot(str(self.root))) == []
         assert process.returncode in (0, 1), err
