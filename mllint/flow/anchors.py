@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from mllint.model.finding import Span
-from mllint.model.history import OTHER, Event, Frame, Thing
+from mllint.model.history import OTHER, Event, Frame, Reach, Thing
 
 if TYPE_CHECKING:
     from mllint.flow.project import Project
@@ -297,7 +297,7 @@ def name_at(code: Code, event: Event, level: int, thing: Thing, also: frozenset[
         if not _exhaustive([{(k, p) for k, p in guard if (k, p) not in held} for _, guard in left]):
             continue
         optional, foreign = _bound(spot, text), _foreign(spot, text)
-        if optional is not None and not (foreign and not text.isidentifier()):
+        if optional is not None and not (foreign and not _speaks_of_globals(spot, text, reach)):
             found.append((foreign, Named(text, None in ids or optional)))
     return min(found, key=lambda n: (n[0], n[1].text.count(".") + n[1].text.count("["), len(n[1].text), n[1].text), default=(0, None))[1]
 
@@ -346,6 +346,12 @@ def _foreign(spot: Spot, text: str) -> bool:
     root = text.partition(".")[0].partition("[")[0]
     functions = [f for f in (spot.function, *(n.statement for n in spot.lines[:-1])) if isinstance(f, FUNCTIONS)]
     return bool(functions) and not any(root in parameters(f) or root in names_assigned_in(f.body) for f in functions)
+
+
+def _speaks_of_globals(spot: Spot, text: str, reach: Reach) -> bool:
+    """The name is a plain one, and the function reads another such object of its module by name already."""
+    others = {name for name in reach.names if name.isidentifier() and name != text and _foreign(spot, name)}
+    return text.isidentifier() and bool(others & names_read(spot.function))
 
 
 def _self(function: ast.AST) -> str | None:

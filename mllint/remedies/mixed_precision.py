@@ -88,20 +88,24 @@ def scaled_pass(
             return None
         edits += [replace(e, span=forward.span) if isinstance(e, Wrap) else e for e in header]
     receiver, arguments = here.text_of(call.func.value), ", ".join(here.text_of(a) for a in (*call.args, *call.keywords))
-    if name.optional:
-        edits.append(Wrap(here.span_of(here.statement), f"{there(name)}    {name.text}.scale({receiver}).backward({arguments})\nelse:"))
-    else:
-        edits.append(Rewrite(backward.span, f"{name.text}.scale($receiver).backward($arguments)"))
-    calls = calls_of(backward.place)
+    scaling = [f"{name.text}.scale({receiver}).backward({arguments})"]
+    line, calls = here.lines[-1], calls_of(backward.place)
     for clip in (e for e in history.lap(loop) if e.action == "clip" and e.order > backward.order):
         step = next((s for s in steps if s.order > clip.order and touches_own(history, clip, s)), None)
         if step is None:
             continue
         span, optimizer = seen_from(clip, calls), stepped_name(code, step)
         before = code.plain(span) if span is not None else None
-        if before is None or optimizer is None or any(isinstance(e, Insert) for e in edits):
+        if before is None or optimizer is None or len(scaling) > 1 or any(isinstance(e, Insert) for e in edits):
             return None
-        edits.append(Insert(before.span_of(before.statement), "before", guarded(name, f"{name.text}.unscale_({optimizer})")))
+        if name.optional and before.lines[-1].block is line.block and before.lines[-1].index == line.index + 1:
+            scaling.append(f"{name.text}.unscale_({optimizer})")
+        else:
+            edits.append(Insert(before.span_of(before.statement), "before", guarded(name, f"{name.text}.unscale_({optimizer})")))
+    if name.optional:
+        edits.append(Wrap(here.span_of(here.statement), guarded(name, *scaling) + "\nelse:"))
+    else:
+        edits.append(Rewrite(backward.span, f"{name.text}.scale($receiver).backward($arguments)"))
     return edits if all(calls_of(s.place) == calls for s in steps) else None
 
 

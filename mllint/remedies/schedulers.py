@@ -245,7 +245,7 @@ def horizon_ignores_accumulation(
     if call is None or made is None or boundary is None or made.function is not boundary.function or scheduler.bases:
         return None
     every = divisor(boundary.statement.test) if isinstance(boundary.statement, ast.If) else None
-    if every is None or not settled(made, every) or strict(scheduler):
+    if every is None or not settled(made, every) or (strict(scheduler) and not rounded_down(boundary, loop)):
         return None
     edits = []
     for name in (n for n in names_of_sizes(scheduler) if n in scheduler.arguments):
@@ -280,6 +280,21 @@ def into_boundary(code: Code, history: History, scheduler: Thing, step: Event, a
 def strict(scheduler: Thing) -> bool:
     """Its size may be given in parts, and stepping it past its end raises: a rounded-down quotient may end too early."""
     return any(not isinstance(entry, str) for entry in scheduler.facts.get("horizon", ()))
+
+
+def rounded_down(boundary: Spot, frame: Frame) -> bool:
+    """`(i + 1) % n == 0` in a loop that counts from 0: as many steps as the quotient says."""
+    loop = loop_at(boundary, frame)
+    match getattr(boundary.statement, "test", None):
+        case ast.Compare(
+            left=ast.BinOp(left=ast.BinOp(left=ast.Name(id=name), op=ast.Add(), right=ast.Constant(value=1)), op=ast.Mod()),
+            ops=[ast.Eq()],
+            comparators=[ast.Constant(value=0)],
+        ):
+            match loop:
+                case ast.For(target=ast.Tuple(elts=[ast.Name(id=counter), *_]), iter=ast.Call(func=ast.Name(id="enumerate"), args=[_])):
+                    return counter == name
+    return False
 
 
 def names_of_sizes(scheduler: Thing) -> list[str]:
