@@ -57,6 +57,7 @@ class Project:
         self._assigned: dict[int, frozenset[str]] = {}
         self._yields: dict[int, bool] = {}
         self._active: dict[int, bool] = {}
+        self._sums: dict[int, bool] = {}
         self._code: dict[str, CodeFile | None] = {}
         self._absolute: dict[tuple[str, str | None, int], str] = {}
         self._index()
@@ -235,6 +236,13 @@ class Project:
             self._code[path] = None if file is None else CodeFile(self, file)
         return self._code[path]
 
+    def defines_field(self, name: str) -> bool:
+        """Some class of the project has an attribute of this name: set on `self`, or declared in its body."""
+        import re
+
+        pattern = re.compile(rb"\bself\." + name.encode() + rb"\b\s*(?::[^=\n]+)?=|^[ \t]+" + name.encode() + rb"[ \t]*:", re.MULTILINE)
+        return any(pattern.search(self.bytes_of(path)) for path, kind in self.files.items() if kind == "python")
+
     # ------------------------------------------------------- facts about trees
 
     def assigned_in(self, node: ast.stmt) -> frozenset[str]:
@@ -273,6 +281,13 @@ class Project:
         known = self._active.get(id(cls.node))
         if known is None:
             known = self._active[id(cls.node)] = acts(cls.node)
+        return known
+
+    def sums(self, cls: ClassValue) -> bool:
+        """A class that adds a loss up over its samples, or may: what comes out of it is no mean."""
+        known = self._sums.get(id(cls.node))
+        if known is None:
+            known = self._sums[id(cls.node)] = sums(cls.node)
         return known
 
     def text_of(self, file: PythonFile, node: ast.AST | None) -> str:
@@ -338,6 +353,25 @@ def acts(node: ast.AST) -> bool:
                 stack.extend(value)
             else:
                 stack.append(value)
+    return False
+
+
+def sums(cls: ast.ClassDef) -> bool:
+    """Some call in the class asks for the sum of a loss (`reduction="sum"`), or for what is not known here."""
+    for method in cls.body:
+        if not isinstance(method, ast.FunctionDef):
+            continue
+        spec = method.args
+        given = [*spec.posonlyargs, *spec.args][::-1], spec.defaults[::-1]
+        defaults = {a.arg: d for a, d in (*zip(*given, strict=False), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True))}
+        for call in ast.walk(method):
+            for keyword in call.keywords if isinstance(call, ast.Call) else ():
+                value = defaults.get(keyword.value.id, keyword.value) if isinstance(keyword.value, ast.Name) else keyword.value
+                fixed = isinstance(value, ast.Constant)
+                if keyword.arg == "reduction" and (not fixed or value.value == "sum"):  # type: ignore[union-attr]
+                    return True
+                if keyword.arg == "size_average" and (not fixed or value.value is False):  # type: ignore[union-attr]
+                    return True
     return False
 
 
