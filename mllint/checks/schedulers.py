@@ -329,8 +329,8 @@ def sized_for_the_other(history: History, key: tuple, loop: Frame, arm: Frame, o
     """A total in batches of a schedule stepped on boundaries, or a total in boundaries of one stepped with every batch."""
     top, bottom = factors(key)
     every = period(arm)
-    if every is None or not any(batches(history, f, [loop]) for f in top):
-        return False
+    if every is None or number(every) == 1 or not any(batches(history, f, [loop]) for f in top):
+        return False  # of one batch each, the boundaries are as many as the batches
     loaders = history.things("loader")
     sizes = set() if loop.size is None else set(factors(loop.size.key)[1])
     sizes |= {t.arguments["batch_size"].key for t in loaders if "batch_size" in t.arguments} | {("len", ("thing", t.id)) for t in loaders}
