@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllint.runtime.curves import Curve, Training, examples, memory, trainings, whole
+from mllint.runtime.curves import Curve, Examples, Training, examples, memory, trainings, whole
 from mllint.runtime.record import Part, Record
 
 MIB = 1 << 20
@@ -51,7 +51,7 @@ def charts(record: Record) -> list[Chart]:
         return []
     several = trainings(part)
     found = [_losses(record, part, several), *_components(several), _rates(part, several), _norms(several), *_times(several), _memory(part)]
-    return [chart for chart in (*found, _examples(part)) if chart is not None and chart.traces]
+    return [chart for chart in (*found, *(_examples(k, known) for k, known in enumerate(examples(part)))) if chart.traces]
 
 
 # ---------------------------------------------------------------- each chart
@@ -114,18 +114,18 @@ def _norms(several: Sequence[Training]) -> Chart:
 
 def _times(several: Sequence[Training]) -> Iterator[Chart]:
     for training in several:
-        known = [value for value in training.total.values if value is not None]
-        if not known:
+        heights = [_height(training, k) for k in range(len(training.steps))]
+        if not any(heights):
             continue
         traces = [_bars(training.steps, curve, number) for number, curve in enumerate(training.times)]
         rest = [_rest(training, k) for k in range(len(training.steps))]
         if any(rest):
             traces.append({**_bars(training.steps, Curve("between", tuple(rest)), 0), "meta": {"color": COLORS - 1}})
         layout: dict[str, Any] = {"barmode": "stack", "legend": {"traceorder": "normal"}}
-        note, others = "", known[1:]
-        if others and known[0] > 3 * max(others):
+        note, others = "", heights[1:]
+        if others and heights[0] > 3 * max(others):
             layout["yaxis"] = {"range": [0, max(others) * 1250]}
-            note = f"The first step took {known[0] * 1000:.0f} ms and is cut off."
+            note = f"The first step took {heights[0] * 1000:.0f} ms and is cut off."
         title = "Time a step" + (f", {training.name}" if len(several) > 1 else "")
         yield Chart(f"time-{training.optimizer}", title, "milliseconds", traces, note, layout=layout)
 
@@ -140,10 +140,7 @@ def _memory(part: Part) -> Chart:
     return Chart("memory", "Memory, growth since the first step", "MiB", traces, f"At the first step: {', '.join(notes)}." if notes else "")
 
 
-def _examples(part: Part) -> Chart | None:
-    known = examples(part)
-    if known is None:
-        return None
+def _examples(number: int, known: Examples) -> Chart:
     count = max(map(len, known.losses), default=0)
     traces = []
     for k in range(count):
@@ -155,7 +152,8 @@ def _examples(part: Part) -> Chart | None:
             traces[-1]["opacity"] = 0.5
     layout = {"showlegend": known.followed and 1 < count <= COLORS, **_log([Curve("", row) for row in known.losses])}
     title = "Loss of each example of the first batch" if known.followed else f"Loss of the first {count} examples of each batch"
-    return Chart("examples", title, "loss", traces, layout=layout)
+    title += f", {known.name}" if known.name else ""
+    return Chart(f"examples-{number}", title, "loss", traces, layout=layout)
 
 
 # ---------------------------------------------------------------- pieces
@@ -176,6 +174,12 @@ def _bars(xs: Sequence[int], curve: Curve, color: int) -> Trace:
     return {
         "type": "bar", "name": name, "x": list(xs), "y": values, "meta": {"color": color}, "hovertemplate": "%{y:.3g} ms",
     }  # fmt: skip
+
+
+def _height(training: Training, k: int) -> float:
+    """The time of a step: the first has no step before it to count from, so that it is as long as its phases."""
+    total = training.total.values[k]
+    return total if total is not None else sum(curve.values[k] or 0 for curve in training.times)
 
 
 def _rest(training: Training, k: int) -> float | None:

@@ -58,17 +58,17 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What a few examples gave at each step: rows are steps, columns the examples, which are the first of a batch."""
+    """What a few examples gave at each step of an optimizer: rows are steps, columns the examples, which are the first of a batch.
 
+    `followed` says that it is the same batch in every step; else it is that of the step.
+    """
+
+    name: str
+    followed: bool
     steps: tuple[int, ...]
     losses: tuple[Values, ...]
     predictions: tuple[tuple[Any, ...], ...]
     targets: tuple[tuple[Any, ...], ...]
-
-    @property
-    def followed(self) -> bool:
-        """Each step looked at the same examples, as far as their targets tell; else at those of its own batch."""
-        return len(set(map(repr, self.targets))) == 1
 
 
 def trainings(part: Part) -> list[Training]:
@@ -83,15 +83,21 @@ def trainings(part: Part) -> list[Training]:
     return [_training(names[ident], ident, rows) for ident, rows in of.items()]
 
 
-def examples(part: Part) -> Examples | None:
-    """The recorded examples; None where none were asked for. A batch of another size ends where it ends."""
-    rows = part.of("examples")
-    if not rows:
-        return None
+def examples(part: Part) -> list[Examples]:
+    """The recorded examples of each optimizer; none where none were asked for. A batch of another size ends where it ends."""
+    of: dict[int | None, list[Row]] = {}
+    for row in part.of("examples"):
+        of.setdefault(row.get("optimizer"), []).append(row)
+    names = {training.optimizer: training.name for training in trainings(part)}
+    return [_examples(names.get(ident, "") if len(of) > 1 else "", rows) for ident, rows in of.items()]
+
+
+def _examples(name: str, rows: Sequence[Row]) -> Examples:
+    followed = all(row.get("followed") is True for row in rows)
     losses = tuple(_numbers(row.get("loss")) for row in rows)
     predictions = tuple(tuple(_listed(row.get("prediction"))) for row in rows)
     targets = tuple(tuple(_listed(row.get("target"))) for row in rows)
-    return Examples(tuple(int(number(row.get("step")) or 0) for row in rows), losses, predictions, targets)
+    return Examples(name, followed, tuple(int(number(row.get("step")) or 0) for row in rows), losses, predictions, targets)
 
 
 def memory(part: Part) -> list[Curve]:
@@ -131,6 +137,8 @@ def steps(part: Part) -> int:
 def _training(name: str, ident: int, rows: Sequence[Row]) -> Training:
     groups = max((len(_listed(row.get("lr"))) for row in rows), default=0)
     parts = dict.fromkeys(key for row in rows for key in _table(row.get("components")))
+    if len(parts) == 1 and all(_only_part(row) for row in rows):
+        parts = {}
     return Training(
         name,
         ident,
@@ -143,6 +151,12 @@ def _training(name: str, ident: int, rows: Sequence[Row]) -> Training:
         _curve("total", (_table(row.get("seconds")).get("total") for row in rows)),
         sum(row.get("skipped") is True for row in rows),
     )
+
+
+def _only_part(row: Row) -> bool:
+    """The step has one loss function, and its value is the loss: nothing that would have to be told apart."""
+    loss, values = number(row.get("loss")), [number(value) for value in _table(row.get("components")).values()]
+    return all(value == loss or (value is not None and loss is not None and math.isclose(value, loss, rel_tol=1e-6)) for value in values)
 
 
 def _without_optimizer(rows: Sequence[Row]) -> Training:

@@ -186,7 +186,7 @@ def _numbers(record: Record) -> Iterator[str]:
     if part is None:
         return
     yield from _order(part)
-    if (known := examples(part)) is not None:
+    for known in examples(part):
         yield from _predictions(known)
     several = trainings(part)
     if several:
@@ -219,7 +219,8 @@ def _predictions(known: Examples) -> Iterator[str]:
         chosen = range(0, len(known.steps), -(-len(known.steps) // COLUMNS))
     finite = [value for row in known.losses for value in row if value is not None and math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    yield f"<h2>Predictions for the first {'batch' if known.followed else 'examples of each batch'}</h2>"
+    title = f"Predictions for the first {'batch' if known.followed else 'examples of each batch'}{', ' if known.name else ''}{known.name}"
+    yield f"<h2>{escape(title)}</h2>"
     yield '<p class="quiet">The stronger the ground, the higher the loss at that step. Right predictions are underlined.</p>'
     yield '<div class="panel scroll"><table class="values"><thead><tr><th>example</th>' + ("<th>target</th>" if known.followed else "")
     yield "".join(f"<th>{'step ' if k == 0 else ''}{known.steps[k]}</th>" for k in chosen) + "</tr></thead><tbody>"

@@ -164,6 +164,7 @@ def learning(count: int = 8, examples: int = 4) -> list[dict[str, Any]]:
     return [
         {
             "k": "examples",
+            "followed": True,
             "step": k,
             "loss": [round((2.3 + i / 4) * math.exp(-0.2 * k), 4) for i in range(examples)],
             "prediction": [i if k > 2 * i else 9 for i in range(examples)],

@@ -76,14 +76,14 @@ def test_the_page_holds_what_the_run_says():
     assert "<code>schedule</code> is never stepped" in text
     assert "20 optimizer steps, 2 passes over the data, on the CPU" in text
     figures = json.loads(read.texts["figures"])
-    assert list(figures) == ["loss", "parts-1", "lr", "norm", "time-1", "memory", "examples"]
+    assert list(figures) == ["loss", "parts-1", "lr", "norm", "time-1", "memory", "examples-0"]
     assert figures["loss"]["data"][0]["y"] == losses(20)
     assert [trace["name"] for trace in figures["lr"]["data"]] == ["group 0", "group 1"]
     assert figures["lr"]["data"][1]["y"] == [0.01] * 20
     assert [trace["name"] for trace in figures["time-1"]["data"]] == ["data", "forward", "backward", "optimizer", "between"]
     assert sum(trace["y"][3] for trace in figures["time-1"]["data"]) == pytest.approx(52.0)
     assert figures["memory"]["data"][0]["y"] == pytest.approx([float(k) for k in range(20)])
-    assert len(figures["examples"]["data"]) == 6
+    assert len(figures["examples-0"]["data"]) == 6
     assert "The first step took 520 ms and is cut off." in text
     # Example 2 is right from step 5 on; its loss at step 5 is in the title of the cell.
     row = re.search(r"<tr><td>2</td><td>2</td>(.*?)</tr>", text)[1]
@@ -97,6 +97,7 @@ def test_examples_of_other_batches_are_not_joined():
     rows = learning(4, 3)
     for k, row in enumerate(rows):
         row["target"] = [k, 9, 9]
+        del row["followed"]
     known = record(losses(4), *rows)
     chart = charts.charts(known)[-1]
     assert chart.title == "Loss of the first 3 examples of each batch"
@@ -153,6 +154,40 @@ def test_a_run_that_failed_has_its_last_words_and_no_curves():
     assert "Traceback\nboom" in text
     assert Read(text).texts["figures"] == "{}"
     assert len(text) < 20_000, "the plotting library is left out where nothing is drawn"
+
+
+def test_the_first_step_may_have_no_time_of_its_own():
+    rows = rows_of(losses(4))
+    for row in rows:
+        if row["k"] == "step" and row["step"] == 0:
+            row["seconds"]["total"] = None
+    chart = next(chart for chart in charts.charts(Record({}, (part(rows),))) if chart.name == "time-1")
+    assert chart.note == "The first step took 494 ms and is cut off.", "as long as its phases are together"
+    assert chart.figure()["layout"]["yaxis"]["range"] == [0, pytest.approx(65.0)]
+
+
+def test_one_loss_function_is_not_a_part_of_itself():
+    rows = rows_of(losses(4))
+    for row in rows:
+        if row["k"] == "step":
+            row["components"] = {"cross_entropy": row["loss"]}
+    assert "parts-1" not in [chart.name for chart in charts.charts(Record({}, (part(rows),)))]
+    for row in rows:
+        if row["k"] == "step":
+            row["components"] = {"cross_entropy": row["loss"] * 4}
+    assert "parts-1" in [chart.name for chart in charts.charts(Record({}, (part(rows),)))], "it was divided"
+
+
+def test_examples_stand_with_the_optimizer_they_belong_to():
+    kind = {"k": "thing", "kind": "optimizer", "site": None}
+    things = [{**kind, "id": 5, "type": "torch.optim.Adam"}, {**kind, "id": 6, "type": "torch.optim.SGD"}]
+    seen = [{**row, "optimizer": ident} for row in learning(2, 3) for ident in (5, 6)]
+    rows = [*rows_of([1.0])[:9], *things, *steps([1.0, 2.0], optimizer=5), *steps([3.0, 4.0], optimizer=6), *seen]
+    known = Record({}, (part(rows),))
+    drawn = [chart for chart in charts.charts(known) if chart.name.startswith("examples")]
+    assert [chart.title[-5:] for chart in drawn] == [" Adam", ", SGD"]
+    assert [len(chart.traces[0]["x"]) for chart in drawn] == [2, 2]
+    assert "Predictions for the first batch, SGD" in html.page(known)
 
 
 # ---------------------------------------------------------------- escaping
