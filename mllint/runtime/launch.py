@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from mllint.runtime import failure
 from mllint.runtime.command import LaunchError, Options, environment, no_torch, runnable
-from mllint.runtime.processes import Tree, inheriting_orphans
+from mllint.runtime.processes import Tree, avenged, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
 
@@ -135,7 +135,8 @@ def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, option
     start = time.monotonic()
     limit = start + options.seconds + min(GRACE, max(1.0, options.seconds / 4))
     output, report = os.pipe(), os.pipe()
-    with inheriting_orphans(), _interruptible():
+    mark = f"MLLINT_RUN_DIR={sandbox.parts(folder)}"
+    with inheriting_orphans(), _interruptible(), avenged(mark, sandbox.scratch):
         tree = Tree()
         try:
             try:

@@ -215,15 +215,17 @@ def test_interrupting_mllint_ends_the_run_and_keeps_the_record(place: Place, num
 
 
 @on_linux
-def test_killing_mllint_kills_the_command(place: Place) -> None:
-    place.write("train.py", "import time\nprint('up', flush=True)\ntime.sleep(1000)\n")
+@pytest.mark.parametrize("text", ["print('up', flush=True)\ntime.sleep(1000)\n", "subprocess.run(['sh', '-c', 'echo up; sleep 1000'])\n"])
+def test_killing_mllint_kills_the_command_and_all_it_started(place: Place, text: str) -> None:
+    place.write("train.py", f"import subprocess, time\n{text}")
     process = place.start(PYTHON, "train.py")
     assert process.stderr is not None
     while "up" not in process.stderr.readline():
         assert process.poll() is None
     process.kill()
     process.communicate(timeout=20)
-    assert not place.left()
+    assert not place.left(5)
+    assert os.listdir(place.scratch) == []
 
 
 # ---------------------------------------------------------------- files
