@@ -296,6 +296,7 @@ def test_leaving_a_block(text: str, make: Make, expected: str) -> None:
         ("a(b)\n", lambda at: [Rewrite(at("(b)"), "c")], "no expression"),
         ("x\n", lambda at: [Insert(Span("t.py", 9, 1, 9, 1), "after", "a")], "no line 9"),
         ("x = 1\n", lambda at: [Replace(at("1"), "(")], "would not parse"),
+        ("a(  # c\n  1)  # c\n", lambda at: [Delete(at("a(", to="1)"))], "the comment `# c` would be lost"),
     ],
 )
 def test_declined(text: str, make: Make, said: str) -> None:

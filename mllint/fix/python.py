@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import libcst
@@ -72,10 +73,10 @@ class Editor:
     def _keep_comments(self) -> None:
         """No comment is lost: one that would go without coming back elsewhere declines the fix."""
         kept = "\n".join(p.text for p in self.patches)
-        for patch in self.patches:
-            for comment in self.tree.comments(patch.start, patch.end):
-                if comment not in kept:
-                    raise Declined(f"the comment `{comment}` would be lost")
+        gone = Counter(comment for patch in self.patches for comment in self.tree.comments(patch.start, patch.end))
+        for comment, times in gone.items():
+            if kept.count(comment) < times:
+                raise Declined(f"the comment `{comment}` would be lost")
 
     def _carry(self, edit: Edit) -> None:
         match edit:
