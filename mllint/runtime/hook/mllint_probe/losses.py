@@ -25,6 +25,8 @@ NAMES = (
     "multi_margin_loss",
     "multilabel_soft_margin_loss",
 )
+#: Operations that change the shape or the type of what they are given and nothing else.
+SHAPING = ("Squeeze", "Unsqueeze", "View", "ReshapeAlias", "UnsafeView", "Transpose", "Permute", "T", "ToCopy", "Clone", "Alias", "Slice")
 LOOKS = 3  # times the input is looked at, for each site
 ROWS = 32
 
@@ -79,7 +81,7 @@ def _write(name: str, site: int, args: Any, kwargs: Any, result: Any) -> None:
     if not events.room():
         return
     observed: Dict[str, Any] = {"value": number, "requires_grad": training}
-    observed["maker"] = given.grad_fn.name() if given.grad_fn is not None else None
+    observed["maker"] = _maker_of(given)
     if _looked.get(site, 0) < LOOKS:
         _looked[site] = _looked.get(site, 0) + 1
         target = args[1] if len(args) > 1 else kwargs.get("target")
@@ -91,6 +93,19 @@ def _write(name: str, site: int, args: Any, kwargs: Any, result: Any) -> None:
     if notes is not None:
         notes["loss"] = {"n": event, "function": name, "reduction": reduction}
         retained.watch(result, None, site)
+
+
+def _maker_of(given: Any) -> Optional[str]:
+    """The operation whose values these are; operations that change the shape or the type alone are looked through."""
+    node = given.grad_fn
+    for _ in range(8):
+        if node is None or node.name().partition("Backward")[0] not in SHAPING or not node.next_functions:
+            break
+        before = node.next_functions[0][0]
+        if before is None or before.name().startswith("torch::autograd"):
+            break
+        node = before
+    return node.name() if node is not None else None
 
 
 def _examples(name: str, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
