@@ -23,6 +23,8 @@ from mllint.pages import load_pages
 
 pytest.importorskip("torch")
 PAGES = load_pages()
+#: Rules that are opt-in are asked for, where a run can show them.
+SELECTED = ("DEFAULT", *sorted(name for name, page in PAGES.items() if not page.rule.default and "run" in page.rule.seen))
 #: What a shape needs beside torch.
 NEEDS = {
     "hf_trainer": ("transformers", "accelerate"),
@@ -90,7 +92,7 @@ def judged(case: str, runs: dict[str, tuple[Path, int | None]]) -> Judged:
     if not _installed(shape):
         pytest.skip(f"needs {' and '.join(NEEDS[shape])}")
     folder, status = runs[case]
-    project = Project(str(folder), Config(), PAGES, (str(folder),))
+    project = Project(str(folder), Config(), PAGES, (str(folder),), select=SELECTED)
     record = warm.record(folder, status)
     found, problems = judge(record, _scanned(project).report.findings, project)
     return Judged(found, problems, record)

@@ -81,7 +81,13 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", (RETURN, "    length = nn.functional.l1_loss(logits, torch.zeros_like(logits))\n" + RETURN))
 shape.breaks("probability-log", (RETURN, "    return nn.functional.nll_loss(logits.flatten(0, 1).softmax(-1), tags.flatten())\n"))
-shape.breaks("parameter-never-changes", ("Adam(model.parameters()", "Adam(model.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    before(EPOCHS, "    kept = model.head.weight.detach().clone()\n"),
+    after(STEP, "                model.head.weight.data.copy_(kept)\n"),
+    at=("optimizer.step()", "optimizer = "),
+)
+shape.breaks("parameter-not-optimised", ("Adam(model.parameters()", "Adam(model.head.parameters()"))
 shape.breaks("parameter-without-gradient", ("self.head(states)", "self.head(states.detach())"), at=("optimizer = ", "model = "))
 shape.breaks("loss-not-finite", (RETURN, RETURN.replace("\n", " + torch.log(logits).mean()\n")), at="loss")
 shape.cannot("it runs in one process", *SEVERAL)

@@ -51,6 +51,7 @@ shape.breaks(
     (STEP, "            self.optimizer.step()\n"),
     drop(UPDATE),
     at="self.scaler.scale",
+    also=("loss-not-finite",),
     name="step",
 )
 shape.breaks("scaler-incomplete", drop(UPDATE), at=("self.scaler.step", "self.scaler.scale", "self.scaler = "), name="update")
@@ -96,7 +97,13 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", after(LOSS, "                energy = nn.functional.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "                loss = nn.NLLLoss()(logits.softmax(dim=1), y)\n"))
-shape.breaks("parameter-never-changes", ("SGD(model.parameters()", "SGD(model.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    after(MADE, "        self.kept = model.head.weight.detach().clone()\n"),
+    after(STEP, "            self.model.head.weight.data.copy_(self.kept)\n"),
+    at=("self.scaler.step", "self.optimizer = "),
+)
+shape.breaks("parameter-not-optimised", ("SGD(model.parameters()", "SGD(model.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient", ("self.head(self.body(x))", "self.head(self.body(x).detach())"), at=("self.optimizer = ", "model = ")
 )

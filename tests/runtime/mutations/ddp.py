@@ -103,7 +103,13 @@ shape.breaks(
     drop("        sampler.set_epoch(epoch)\n"),
     at=("train_loader = ", "for x, y in loader"),
 )
-shape.breaks("parameter-never-changes", ("SGD(model.parameters()", "SGD(network.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    after("    total = 0.0\n", "    kept = model.module.head.weight.detach().clone()\n"),
+    after(STEP, "        model.module.head.weight.data.copy_(kept)\n"),
+    at=("optimizer.step()", "optimizer = "),
+)
+shape.breaks("parameter-not-optimised", ("SGD(model.parameters()", "SGD(network.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.body(x))", "self.head(self.body(x).detach())"),

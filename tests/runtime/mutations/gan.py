@@ -82,13 +82,19 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", ("        loss_d = loss_real + loss_fake\n", "        loss_d = loss_real\n"), at="loss_fake = ")
 shape.breaks("probability-log", ("nn.BCEWithLogitsLoss()", "nn.BCELoss()"), at="criterion(discriminator(")
-shape.breaks("parameter-never-changes", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    after("    losses = []\n", "    kept = generator.head.weight.detach().clone()\n"),
+    after(STEP_G, "        generator.head.weight.data.copy_(kept)\n"),
+    at=("opt_g.step()", "opt_g = "),
+)
+shape.breaks("parameter-not-optimised", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.body(noise))", "self.head(self.body(noise).detach())"),
     at=("opt_g = ", "generator, discriminator = "),
 )
-shape.breaks("loss-not-finite", (LOSS_G, "        loss_g = -torch.log(discriminator(fake)).mean()\n"), at="loss_g.backward()")
+shape.breaks("loss-not-finite", (LOSS_G, "        loss_g = -torch.log(discriminator(fake) - 1.0).mean()\n"), at="loss_g.backward()")
 shape.cannot("one logit a sample: there is no cross entropy over classes", "softmax-before-cross-entropy")
 shape.cannot("each batch is a step: there is no accumulation", "horizon-ignores-accumulation")
 shape.cannot("it runs in one process", *SEVERAL)

@@ -77,7 +77,13 @@ shape.breaks(
     ),
 )
 shape.breaks("probability-log", (LOSS, "                loss = nn.functional.nll_loss(model(features).softmax(dim=1), labels)\n"))
-shape.breaks("parameter-never-changes", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    before(EPOCHS, "    kept = model.head.weight.detach().clone()\n"),
+    after(STEP, "                model.head.weight.data.copy_(kept)\n"),
+    at=("optimizer.step()", "optimizer = ", "model, optimizer, train_loader"),
+)
+shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.body(x))", "self.head(self.body(x).detach())"),

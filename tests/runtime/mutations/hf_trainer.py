@@ -59,7 +59,19 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax(dim=-1), labels)\n"))
-shape.breaks("parameter-never-changes", ("AdamW(model.parameters()", "AdamW(model.classifier.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    after("        self.sentences = sentences\n", "        self.kept = None\n"),
+    before(
+        "    def on_epoch_end(",
+        "    def on_step_end(self, args, state, control, model=None, **kwargs):\n"
+        "        weight = model.classifier.weight.data\n"
+        "        self.kept = weight.clone() if self.kept is None else self.kept\n"
+        "        weight.copy_(self.kept)\n\n",
+    ),
+    at=("optimizer = ", "trainer.train()"),
+)
+shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.classifier.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     (

@@ -56,7 +56,18 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax(dim=1), y)\n"))
-shape.breaks("parameter-never-changes", ("AdamW(self.parameters()", "AdamW(self.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    before(
+        OPTIMIZERS,
+        "    def on_train_start(self):\n"
+        "        self.kept = self.head.weight.detach().clone()\n\n"
+        "    def on_train_batch_end(self, outputs, batch, batch_idx):\n"
+        "        self.head.weight.data.copy_(self.kept)\n\n",
+    ),
+    at=("optimizer = ", "trainer.fit("),
+)
+shape.breaks("parameter-not-optimised", ("AdamW(self.parameters()", "AdamW(self.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.body(x))", "self.head(self.body(x).detach())"),

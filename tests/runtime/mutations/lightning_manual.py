@@ -103,7 +103,18 @@ shape.breaks(
     "probability-log",
     ("        classification = F.cross_entropy(logits, y)\n", "        classification = F.nll_loss(logits.softmax(dim=1), y)\n"),
 )
-shape.breaks("parameter-never-changes", ("Adam(self.parameters()", "Adam(self.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    before(
+        OPTIMIZERS,
+        "    def on_train_start(self):\n"
+        "        self.kept = self.head.weight.detach().clone()\n\n"
+        "    def on_train_batch_end(self, outputs, batch, batch_idx):\n"
+        "        self.head.weight.data.copy_(self.kept)\n\n",
+    ),
+    at=("optimizer = ", "optimizer.step()", "trainer.fit("),
+)
+shape.breaks("parameter-not-optimised", ("Adam(self.parameters()", "Adam(self.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient", ("code = self.encoder(x)", "code = self.encoder(x).detach()"), at=("optimizer = ", "module = ", FIT)
 )

@@ -73,7 +73,13 @@ shape.breaks(
 )
 shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits, torch.zeros_like(logits))\n"))
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.flatten(0, 1).softmax(-1), targets.flatten())\n"))
-shape.breaks("parameter-never-changes", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    before(LOOP, "    kept = model.head.weight.detach().clone()\n"),
+    after(STEP, "        model.head.weight.data.copy_(kept)\n"),
+    at=("scaler.step", "optimizer = "),
+)
+shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.norm(self.blocks(x, mask=mask)))", "self.head(self.norm(self.blocks(x, mask=mask)).detach())"),

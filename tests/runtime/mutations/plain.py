@@ -88,7 +88,13 @@ shape.breaks("loss-term-unused", (TOTAL, "        loss = classification\n"), at=
 shape.breaks(
     "probability-log", ("        classification = F.cross_entropy(logits,", "        classification = F.nll_loss(logits.softmax(1),")
 )
-shape.breaks("parameter-never-changes", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
+shape.breaks(
+    "parameter-never-changes",
+    after("    total = 0.0\n", "    kept = model.head.weight.detach().clone()\n"),
+    after(STEP, "        model.head.weight.data.copy_(kept)\n"),
+    at=("optimizer.step()", "optimizer = "),
+)
+shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
 shape.breaks(
     "parameter-without-gradient",
     ("features = self.features(images)", "features = self.features(images).detach()"),
