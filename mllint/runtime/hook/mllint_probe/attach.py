@@ -73,8 +73,16 @@ def install(folder: str) -> None:
 
 def _table() -> Dict[str, Callable[[], None]]:
     table = {"torch": torch, "numpy": _numpy}
+    table["safetensors.torch"] = _safetensors
     table.update((name, _framework(name)) for name in FRAMEWORKS)
     return table
+
+
+def _safetensors() -> None:
+    from . import effects
+
+    if "torch" in sys.modules:
+        patching.attach("safetensors", effects.safetensors)
 
 
 def _numpy() -> None:
@@ -97,7 +105,7 @@ def torch() -> None:
     if state.run.off:
         return
     state.run.compiles = bool(state.run.options["compile"])
-    from . import contexts, effects, gradients, loaders, losses, modules, optimizers, scaling, schedulers, seeds
+    from . import contexts, effects, gradients, loaders, losses, modules, optimizers, processes, scaling, schedulers, seeds
 
     groups: List[Any] = [
         ("module places", modules.places),
@@ -115,6 +123,8 @@ def torch() -> None:
         ("seeds", seeds.install),
         ("warnings", failures.watch_warnings),
         ("effects", effects.install),
+        ("torch.save", effects.saving),
+        ("process groups", processes.install),
     ]
     for what, group in groups:
         patching.attach(what, group)

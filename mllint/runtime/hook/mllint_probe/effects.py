@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any, Dict, Optional, Set, Tuple
 
-from . import state, writer
+from . import patching, state, writer
 
 MOST = 2000
 _count = [0]
@@ -32,6 +32,30 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def install() -> None:
     """Attach to the interpreter's audit events. An audit hook cannot be taken away again, so it is quick where it has nothing to say."""
     sys.addaudithook(_hook)
+
+
+def saving() -> None:
+    """Attach to torch.save, which writes files without the interpreter's knowledge."""
+    _watch(state.torch(), "save", 1, "f")
+
+
+def safetensors() -> None:
+    """Attach to safetensors, which does the same."""
+    _watch(sys.modules["safetensors.torch"], "save_file", 1, "filename")
+
+
+def _watch(owner: Any, name: str, position: int, keyword: str) -> None:
+    def before(args: Any, kwargs: Any) -> None:
+        target = args[position] if len(args) > position else kwargs.get(keyword)
+        if isinstance(target, (str, bytes, os.PathLike)):
+            _write("open", (target, "w", 0))
+
+    probe = state.guarded(before)
+    patching.function([owner], name, lambda original: patching.observed(original, probe, _never))
+
+
+def _never(*_: Any) -> None:
+    raise AssertionError("nothing was seen before, so nothing is seen after")
 
 
 def _hook(event: str, args: Tuple[Any, ...]) -> None:

@@ -45,6 +45,15 @@ def zeroed(params: List[Any]) -> None:
             _dropped(number)
 
 
+def kept(params: List[Any]) -> Set[int]:
+    """The ids of those that still have a gradient with something in it."""
+    with_grad = [p for p in params if p.grad is not None]
+    if not with_grad:
+        return set()
+    norms = changes.Norms([(index, p, 1.0) for index, p in enumerate(with_grad)])
+    return {id(with_grad[n]) for numbers, tensor in norms.parts for n, norm in zip(numbers, tensor.tolist()) if norm != 0.0}
+
+
 def _dropped(number: int) -> None:
     _live.discard(number)
     for table in _consumed.values():

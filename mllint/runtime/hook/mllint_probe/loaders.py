@@ -8,6 +8,7 @@ from . import events, patching, sites, state, steps, stopping, things, values, w
 
 _cuts: Dict[int, Tuple[Any, int]] = {}  # id(loader) -> (weak loader, batches a pass gives)
 _passes: Dict[int, "_Pass"] = {}  # id(iterator) -> its pass
+_by_data: Dict[int, Tuple[Any, int]] = {}  # id(dataset) -> (weak dataset, the loader made of it)
 _numbers: Dict[int, int] = {}  # thing -> passes begun
 _length: List[Any] = []  # the original __len__
 
@@ -23,8 +24,13 @@ class _Pass:
         self.cut = cut
         self.batches = 0
         self.truncated = False
+        self.taken = 0.0
+        self.exhausted = False
+        self.last = False  # the one backward pass that may follow its end has been let through
         self.ended = False
-        self.counts = stopping.stopper.counts()
+        self.steps = 0
+        self.backwards = 0
+        self.quiet = 0  # forwards without gradient
         self.facts: Dict[str, Any] = {}
         self.iterator: Any = None
 
@@ -87,7 +93,13 @@ def follow(loader: Any, site: int, arguments: Optional[Dict[str, Any]] = None) -
     """The number of a loader, made known now if it was not."""
     known = things.ident(loader)
     if known is None:
-        known = things.add(loader, "loader", site, arguments)
+        data = getattr(loader, "dataset", None)
+        first = _by_data.get(id(data))
+        # a framework that prepares a loader makes another one over the same data
+        again = [first[1]] if first is not None and first[0]() is data and sites.framework(site) else []
+        known = things.add(loader, "loader", site, arguments, None, again)
+        if data is not None and hasattr(type(data), "__weakref__") and not again:
+            _by_data[id(data)] = (things._weak(data, _by_data), known)
         for sampler in (sampler_of(loader), getattr(loader, "sampler", None)):
             if sampler is not None and hasattr(sampler, "__dict__"):
                 _samplers[id(sampler)] = (things._weak(sampler, _samplers), known)
@@ -116,6 +128,46 @@ def _measured(original: Any) -> Any:
         return min(length, cut_of(self))
 
     return patching.disguised(__len__, original)
+
+
+# ---- what a pass was for ------------------------------------------------------------------------------------------------------------
+
+_current: List["_Pass"] = []  # the passes whose batches are being worked on
+_closing: List["_Pass"] = []  # passes that ended and are not written yet
+_worked = [False]  # something happened since the last batch was taken
+
+
+def _taken(entry: _Pass) -> None:
+    """A batch was taken from a pass: what happens next is for it, and for those taken from just before (two loaders in one zip)."""
+    _write_closed()
+    if _worked[0]:
+        _worked[0] = False
+        del _current[:]
+    if entry not in _current:
+        _current.append(entry)
+
+
+def happened(what: str) -> None:
+    """Count a step, a backward pass or a forward without gradient ("steps", "backwards", "quiet") for the pass it belongs to."""
+    _worked[0] = True
+    mine = [p for p in _current if not p.ended]
+    if not mine:
+        # frameworks take a batch ahead: what ended a moment ago may still be worked on, if this is the kind of work it is for
+        mine = [p for p in _closing if p in _current and (what == "quiet" or p.backwards)]
+    if not mine:
+        # the batch was taken before a validation began, inside a training pass
+        last = max((p for p in _passes.values() if not p.ended and p.batches), key=lambda p: p.taken, default=None)
+        mine = [last] if last is not None and (what != "quiet" or not _closing) else []
+    for entry in mine:
+        setattr(entry, what, getattr(entry, what) + 1)
+
+
+def ahead() -> bool:
+    """The passes that are worked on have just ended: a batch taken ahead is still to come. True once for each."""
+    just = [p for p in _current if p.ended and not p.last]
+    for entry in just:
+        entry.last = True
+    return bool(just) and all(p.ended for p in _current)
 
 
 # ---- passes -------------------------------------------------------------------------------------------------------------------------
@@ -186,6 +238,7 @@ def _next(original: Any) -> Any:
         try:
             batch = original(self)
         except StopIteration:
+            entry.exhausted = True
             ended(entry)
             raise
         counted(entry, time.perf_counter() - began)
@@ -200,10 +253,7 @@ def _is_over(entry: _Pass) -> bool:
         return True
     if entry.batches < entry.cut:
         return False
-    steps_now, backwards_now, _ = stopping.stopper.counts()
-    steps_before, backwards_before, _ = entry.counts
-    trains = backwards_now > backwards_before
-    if trains and steps_now - steps_before < 2 and entry.batches < 8 * int(state.run.options["batches"]):
+    if entry.backwards and entry.steps < 2 and entry.batches < 8 * int(state.run.options["batches"]):
         return False
     entry.truncated = entry.facts["real_length"] is None or entry.facts["real_length"] > entry.batches
     loader = entry.loader()
@@ -215,6 +265,8 @@ def _is_over(entry: _Pass) -> bool:
 
 def _counted(entry: _Pass, seconds: float) -> None:
     entry.batches += 1
+    entry.taken = time.perf_counter()
+    _taken(entry)
     steps.spent("data", seconds)
 
 
@@ -222,21 +274,30 @@ def _end(entry: _Pass) -> None:
     if entry.ended:
         return
     entry.ended = True
-    steps_now, backwards_now, quiet_now = stopping.stopper.counts()
-    steps_before, backwards_before, quiet_before = entry.counts
-    trained, quiet = backwards_now - backwards_before, quiet_now - quiet_before
-    grad = "eval" if not trained else ("mixed" if quiet else "train")
     if entry.batches:
+        entry.facts["n"] = state.run.events
+        _closing.append(entry)
+        stopping.stopper.pass_ended(bool(entry.backwards))
+
+
+def _write_closed() -> None:
+    """Write the passes that ended: with the next batch of any loader it is known that nothing more belongs to them."""
+    while _closing:
+        entry = _closing.pop(0)
+        grad = "eval" if not entry.backwards else ("mixed" if entry.quiet else "train")
         fields: Dict[str, Any] = {"k": "pass", "loader": entry.thing, "number": entry.number, "batches": entry.batches}
-        fields["truncated"] = entry.truncated
-        fields.update(entry.facts, site=entry.site, grad=grad, steps=steps_now - steps_before, backwards=trained, n=state.run.events)
+        length, real = entry.facts["length"], entry.facts["real_length"]
+        # a loop over range(len(loader)) or a framework that asks for the length stops by itself at the cut
+        counted_out = real is not None and length is not None and length <= entry.batches < real and not entry.exhausted
+        fields["truncated"] = entry.truncated or counted_out
+        fields.update(entry.facts, site=entry.site, grad=grad, steps=entry.steps, backwards=entry.backwards)
         writer.line(fields)
-    stopping.stopper.pass_ended(bool(trained))
 
 
 def end_all() -> None:
     """Write the training passes that are still open when the run ends."""
     for entry in list(_passes.values()):
-        if not entry.ended and stopping.stopper.counts()[1] > entry.counts[1]:
+        if not entry.ended and entry.backwards:
             entry.facts["open"] = True
             _end(entry)
+    _write_closed()

@@ -60,6 +60,10 @@ def _hook(function: Any) -> Any:
 def _made(optimizer: Any, function: Any, args: Any, kwargs: Any, site: int) -> None:
     from . import values
 
+    inner = things.ident(getattr(optimizer, "optimizer", None))
+    if inner is not None and type(optimizer).__module__.startswith("accelerate."):
+        things.alias(optimizer, inner)
+        return
     number = follow(optimizer, site, values.bound(function, args, kwargs, 1))
     stopping.stopper.optimizer_made(number)
 
@@ -162,26 +166,40 @@ def skipped(optimizer: Any, via: Optional[int]) -> None:
     stopping.stopper.skipped(number)
 
 
+def _same(optimizer: Any) -> int:
+    """One key for an optimizer and what a framework wraps around it."""
+    number = things.ident(optimizer)
+    return id(optimizer) if number is None else -number
+
+
 def _zeroing(kind: type) -> None:
     def before(args: Any, kwargs: Any) -> Optional[int]:
-        optimizer = args[0]
-        if ("zero_grad", id(optimizer)) in state.thread.steps:
+        key = ("zero_grad", _same(args[0]))
+        if key in state.thread.steps:
             return None
-        state.thread.steps = (*state.thread.steps, ("zero_grad", id(optimizer)))
+        state.thread.steps = (*state.thread.steps, key)
         return sites.here()
 
     def after(seen: int, args: Any, kwargs: Any, result: Any, failed: bool) -> None:
         optimizer = args[0]
-        state.thread.steps = tuple(s for s in state.thread.steps if s != ("zero_grad", id(optimizer)))
+        state.thread.steps = tuple(s for s in state.thread.steps if s != ("zero_grad", _same(optimizer)))
         if failed or getattr(optimizer, "param_groups", None) is None:
             return
         number = follow(optimizer, seen)
-        gradients.zeroed(params(optimizer))
+        items = params(optimizer)
+        if not trusted:
+            # a class of the program's or a framework's may decide to keep the gradients
+            kept = gradients.kept(items)
+            if items and len(kept) == len(items):
+                return
+            items = [p for p in items if id(p) not in kept]
+        gradients.zeroed(items)
         if events.room():
             from . import values
 
             events.write("zero_grad", number, seen, {k: values.value(v) for k, v in kwargs.items()})
 
+    trusted = kind.__module__.startswith("torch.")
     if "zero_grad" in kind.__dict__:
         patching.method(kind, "zero_grad", state.guarded(before), state.guarded(after))
 

@@ -65,12 +65,20 @@ def function(owners: List[Any], name: str, make: Callable[[Callable], Callable])
 class originals:
     """While entered, module functions are the original ones: for code that reads their source, like torch.jit.script."""
 
+    depth = 0
+
     def __enter__(self) -> None:
+        originals.depth += 1
+        if originals.depth > 1:
+            return
         for owner, name, original, wrapper in _replaced:
             if getattr(owner, name, None) is wrapper:
                 setattr(owner, name, original)
 
     def __exit__(self, *_: Any) -> None:
+        originals.depth -= 1
+        if originals.depth:
+            return
         for owner, name, original, wrapper in _replaced:
             if getattr(owner, name, None) is original:
                 setattr(owner, name, wrapper)

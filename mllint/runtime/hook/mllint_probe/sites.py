@@ -14,6 +14,7 @@ FRAMES = 60
 #: still points at the line of the program that caused it.
 WRAPPER = "<mllint importlib _bootstrap>"
 
+_FRAMEWORKS = tuple(os.sep + name + os.sep for name in ("accelerate", "transformers", "lightning", "pytorch_lightning"))
 _OWN = os.path.dirname(os.path.abspath(__file__))
 _torch = ""
 _hidden: Dict[int, bool] = {}
@@ -79,6 +80,12 @@ def of(key: Tuple[int, ...]) -> int:
     frames = [_span(_codes[key[i]], key[i + 1]) for i in range(0, min(len(key), 2 * FRAMES), 2)]
     writer.line({"k": "site", "id": number, "frames": frames})
     return number
+
+
+def framework(site: int) -> bool:
+    """The innermost frame of a site lies in a framework that trains for the program."""
+    key = next((k for k, number in _ids.items() if number == site), ())
+    return bool(key) and any(name in _codes[key[0]].co_filename for name in _FRAMEWORKS)
 
 
 def file_of(code: CodeType) -> str:

@@ -123,6 +123,8 @@ def write(
             "nonfinite": [p for p, norm in norms.items() if norm != norm or norm in (float("inf"), float("-inf"))],
         }
     )
+    if index == 0 and number == min(_indices) and torch.cuda.is_initialized():
+        writer.restart()  # the name of the device is known now
     if examples is not None:
         writer.line({"k": "examples", "step": index, "optimizer": number, **examples})
         examples = None

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from typing import Dict, List, Set, Tuple
+from typing import Dict, List, Set
 
 from . import state, writer
 
@@ -31,11 +31,13 @@ class Stopper:
         self.in_backward = 0
         self.done = False
 
-    def counts(self) -> Tuple[int, int, int]:
-        """Optimizer steps, backward passes, and forwards without gradient so far."""
-        return self.steps, self.backwards, self.quiet
-
     # ---- what happens
+
+    def happened(self, what: str) -> None:
+        """Count it for the pass over a loader to which it belongs."""
+        from . import loaders
+
+        loaders.happened(what)
 
     def optimizer_made(self, number: int) -> None:
         self.optimizers.append(number)
@@ -49,10 +51,12 @@ class Stopper:
     def forward(self, grad: bool) -> None:
         if not grad:
             self.quiet += 1
+            self.happened("quiet")
 
     def stepped(self, number: int) -> None:
         self.steps += 1
         self.since = 0
+        self.happened("steps")
         if self.steps >= self.limit() * 5:
             stop("steps")
 
@@ -62,6 +66,7 @@ class Stopper:
     def backward(self) -> None:
         self.backwards += 1
         self.since += 1
+        self.happened("backwards")
         if self.since >= 4 * self.limit():
             stop("backwards")
 
@@ -76,6 +81,10 @@ class Stopper:
 
     def at_backward(self) -> None:
         """A training turn begins: whatever follows a pass, a scheduler step or a validation, has had its chance."""
+        from . import loaders
+
+        if loaders.ahead():
+            return
         if self.steps >= self.limit() and self._shown():
             stop("steps")
         elif self.passes >= max(1, int(state.run.options["passes"])) and self.steps + self.skips > 0 and not self._waits():

@@ -29,6 +29,11 @@ def ident(item: Any) -> Optional[int]:
     return entry[1] if entry is not None and entry[0]() is item else None
 
 
+def alias(item: Any, number: int) -> None:
+    """An object that stands for another: a framework's wrapper around an optimizer."""
+    _ids[id(item)] = (_weak(item, _ids), number)
+
+
 def add(
     item: Any,
     kind: str,

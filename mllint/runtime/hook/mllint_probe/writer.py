@@ -9,11 +9,13 @@ from typing import Any, Dict, List, Optional
 from . import state
 
 _handle: Optional[int] = None
-_pending: List[bytes] = []
+_joined: List[int] = []  # rank and number of processes, once the program joined a group
 
 
 def rank() -> Optional[int]:
-    """The rank the launcher gave this process, or None."""
+    """The rank the launcher or the program gave this process, or None."""
+    if _joined:
+        return _joined[0]
     text = os.environ.get("RANK", os.environ.get("SLURM_PROCID", ""))
     return int(text) if text.isdigit() else None
 
@@ -52,8 +54,14 @@ def opened() -> bool:
     return _handle is not None
 
 
+def joined(number: int, world: int) -> None:
+    """The program made this process one of a group."""
+    _joined[:] = [number, world]
+    restart()
+
+
 def restart() -> None:
-    """Write the opening line again: the process learned something about itself (a rank given late)."""
+    """Write the opening line again: the process learned something about itself, a rank or a device."""
     if _handle is not None:
         line(_start())
 
@@ -69,7 +77,7 @@ def _start() -> Dict[str, Any]:
                 name = torch.cuda.get_device_name()
         except Exception:
             cuda = False
-    world = os.environ.get("WORLD_SIZE", "1")
+    world = str(_joined[1]) if _joined else os.environ.get("WORLD_SIZE", "1")
     return {
         "k": "start",
         "version": 1,
