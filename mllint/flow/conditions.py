@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
+from mllint.flow.losing import PLAIN
 from mllint.flow.state import Condition, State
 from mllint.flow.values import (
     Alts,
@@ -70,6 +71,8 @@ class Conditions(State):
             return None if value.length is None else value.length > 0
         if isinstance(value, (Mapping, Opaque, Generator)):
             return None
+        if isinstance(value, External) and value.name.partition(".")[0] not in PLAIN:
+            return None  # a setting of a module that is not here (`FLAGS.freeze`), or a package that may be missing
         if isinstance(value, Bound) and isinstance(value.function, str):
             return None  # an attribute of a library object, of which nobody said that it is a method
         if isinstance(value, Instance) and value.kind in ("", "loader") and value.cls is not None:
