@@ -167,11 +167,15 @@ CLEARING = ("zero_grad", "grad-cleared")
 
 def pending(history: History, step: Event, optimizer: Thing) -> Iterator[Event]:
     """The backward passes whose gradients are there when the optimizer steps, latest first: back to where they were surely cleared."""
+    gone: list[Event] = []  # clearings that some ways to the step miss, and some passes do not
     for event in history.earlier(step):
         if event.action == "backward" and reaches(history, event, optimizer) is not False:
-            yield event
-        elif event.action in CLEARING and clears(history, event, optimizer) and history.implied(event, step):
-            return
+            if not any(history.implied(clear, event, step) for clear in gone):
+                yield event
+        elif event.action in CLEARING and clears(history, event, optimizer):
+            if history.implied(event, step):
+                return
+            gone.append(event)
 
 
 def in_training(history: History, optimizer: Thing | None) -> Event | None:
