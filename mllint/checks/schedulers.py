@@ -28,7 +28,7 @@ from mllint.flow.questions import (
 )
 from mllint.model.finding import Hit
 from mllint.model.fix import Fix, SetArgument, SetFormat
-from mllint.model.history import Event, Frame, History, Thing, counted, idle, steady
+from mllint.model.history import Event, Frame, History, Thing, Value, counted, idle, steady
 
 # ------------------------------------------------------------------ never stepped
 
@@ -379,8 +379,7 @@ def loss_passed_as_epoch(scheduler: Thing, history: History) -> Iterator[Hit]:
     steps = history.possible(scheduler, "step")
     for step in steps:
         value = next((step.arguments[n] for n in ("epoch", "none", "0") if n in step.arguments), None)
-        modules = {t.id for t in history.things("module")}
-        if value is None or not (value.tags & {"metric", "loss"} or value.sources & modules) or guarded(history, scheduler, step, steps):
+        if value is None or not measured(history, value) or guarded(history, scheduler, step, steps):
             continue
         given = f"`{value.text}`" if value.text else "a loss"
         yield Hit(
@@ -391,6 +390,12 @@ def loss_passed_as_epoch(scheduler: Thing, history: History) -> Iterator[Hit]:
             clues=(history, scheduler, step),
         )
         return
+
+
+def measured(history: History, value: Value) -> bool:
+    """The value is what a model was measured by: computed from its outputs, not just handed back by unseen code it was given to."""
+    modules = {t.id for t in history.things("module")}
+    return bool(value.tags & {"metric", "loss"}) or (bool(value.sources & modules) and "unknown" not in value.tags)
 
 
 # ---------------------------------------------------------------- the optimizer
