@@ -329,8 +329,8 @@ def loss_passed_as_epoch(code: Code, history: History, scheduler: Thing, step: E
     if call is None or here is None or len(call.args) + len(call.keywords) != 1 or any(isinstance(a, ast.Starred) for a in call.args):
         return None
     which: int | str | None = 0 if call.args else call.keywords[0].arg
-    if which is None or not isinstance(call.func, ast.Attribute) or any(here.around(ast.Try)):
-        return None  # what raises tells the kinds apart
+    if which is None or not isinstance(call.func, ast.Attribute) or told_apart(here, call.func.value):
+        return None
     drop = DropArgument(step.span, which)
     others = {t.id: t for e in history.events(None, "step") if e.span == step.span and (t := e.thing) is not None and t is not scheduler}
     plateaus = [t for t in others.values() if t.facts.get("argument") == "metric"]
@@ -344,3 +344,17 @@ def loss_passed_as_epoch(code: Code, history: History, scheduler: Thing, step: E
     edits: list[Edit] = [] if name_in_file else [AddImport(step.span.path, module, name, cell=step.span.cell)]
     header = f"if isinstance({here.text_of(call.func.value)}, {name_in_file or name}):\n    {here.text_of(here.statement)}\nelse:"
     return Fix("give the metric to the plateau scheduler alone", "unsafe", (*edits, Wrap(here.span_of(here.statement), header), drop))
+
+
+def told_apart(here: Spot, scheduler: ast.expr) -> bool:
+    """Something around the call looks at what kind of schedule it is: a test of more than its being there, or an error it may raise."""
+    if any(here.around(ast.Try)):
+        return True
+    about = names_read(scheduler)
+    for statement in here.around(ast.If):
+        test = statement.test if isinstance(statement, ast.If) else None
+        none = isinstance(test, ast.Compare) and isinstance(test.ops[0], (ast.Is, ast.IsNot))
+        there = none or isinstance(test, (ast.Name, ast.Attribute))
+        if test is not None and not there and about & names_read(test) - {"self"}:
+            return True
+    return False
