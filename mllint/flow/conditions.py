@@ -134,6 +134,7 @@ class Conditions(State):
         only: Condition | None = None
         old: list[tuple[Slots, Any, Alts]] = []
         decided: bool | None = None
+        assumed = len(self.assumptions)
         for operand in node.values:
             part = self.condition(operand)
             if part.verdict is not None:
@@ -147,12 +148,14 @@ class Conditions(State):
             facts.extend(part.facts[side])
             narrowed.extend(part.narrow[side])
             other.append(part.facts[side])
+            self.assume(part.facts[side])
             for slots, key, alts in part.narrow[side]:  # the next operand is evaluated only where this one let it
                 if key in slots:
                     old.append((slots, key, slots[key]))
                     self.write(slots, key, alts)
         for slots, key, alts in reversed(old):
             self.write(slots, key, alts)
+        self.forget(assumed)
         if decided is not None and undecided == 0:
             return Condition(decided, text=text)
         if undecided == 0:

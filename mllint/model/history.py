@@ -221,6 +221,20 @@ def _apart(x: Frame, y: Frame) -> bool:
     return bool(x.key[0] == "one of" and x.key[2] != y.key[2])
 
 
+#: Conditions of several parts, and the side on which the facts they list do not all hold: `a and b` when false, `a or b` when true.
+NOT_ALL = {"all": False, "any": True}
+
+
+def _denied(own: list[Frame], others: list[Frame]) -> bool:
+    """One of the arms says that some facts do not all hold, and the others hold every one of them."""
+    for arm in own:
+        if arm.key and NOT_ALL.get(arm.key[0]) is arm.polarity and len(arm.key) > 2:
+            held = {(f.key, f.polarity) for f in others}
+            if all(fact in held for part in arm.key[1:] for fact in part):
+                return True
+    return False
+
+
 class History:
     """An ordered list of events and the questions lifecycle rules ask of it. One entry point gives one History."""
 
@@ -287,8 +301,10 @@ class History:
 
     def exclusive(self, a: Event, b: Event) -> bool:
         """The events stand in arms that cannot both be taken in one pass."""
-        others = b.arms()
-        return bool(others) and any(_apart(x, y) for x in a.arms() for y in others)
+        own, others = a.arms(), b.arms()
+        if not own or not others:
+            return False
+        return any(_apart(x, y) for x in own for y in others) or _denied(own, others) or _denied(others, own)
 
     def always(self, a: Event, within: Frame | None = None) -> bool:
         """No branch arm stands around the event (inside that loop, where one is given)."""
