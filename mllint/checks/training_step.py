@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
 from mllint.checks import each
+from mllint.flow.lexical import Ancestry, CodeFile
 from mllint.flow.questions import (
     CLEARING,
     backwards,
@@ -34,7 +36,9 @@ from mllint.flow.questions import (
     touches,
     within,
 )
-from mllint.model.finding import Hit
+from mllint.flow.registration import REGISTERING, SHARED, is_own, last_name, modules_in, plain_containers
+from mllint.model.finding import Hit, Span
+from mllint.model.fix import AddImport, Fix, Insert, Move, Rename, Replace
 from mllint.model.history import Event, Frame, History, Thing
 
 # ------------------------------------------------------------------- clearing
@@ -345,3 +349,142 @@ def taken_later(history: History, optimizer: Thing, change: Event) -> bool:
     later = [t for t, m in makings if m.order > change.order or shared_loop(m, change) is not None]
     new = change.arguments["value"].sources if "value" in change.arguments else frozenset()
     return any(owned(history, t) & ({module} | new) or not owned(history, t) for t in later)
+
+
+# -------------------------------------------------------- classes of modules
+
+
+@each(CodeFile)
+def missing_super_init(code: CodeFile) -> Iterator[Hit]:
+    for cls in modules_in(code):
+        init = next((n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        ancestry = code.ancestry(cls)
+        if init is None or not ancestry.known or cls.keywords or cls.decorator_list or own_setattr(cls, ancestry):
+            continue
+        first = next((n for n in in_order(init.body) if begins(n) or keeps_module(code, n)), None)
+        if first is None or begins(first):
+            continue
+        late = next((n for n in in_order(init.body) if begins(n)), None)
+        what = code.text(first.targets[0] if isinstance(first, ast.Assign) else first.value.func)  # type: ignore[attr-defined]
+        when = "before" if late is not None else "without"
+        labels = path((code.span(first), "assigned here"), (code.span(late) if late is not None else None, "initialised only here"))
+        message = f"`{what}` is assigned {when} `super().__init__()`, which raises an AttributeError"
+        yield Hit(code.span(first), message, labels, fix=initialised_first(code, init, late, ancestry))
+
+
+def own_setattr(cls: ast.ClassDef, ancestry: Ancestry) -> bool:
+    """The class, or one it comes from, decides itself how attributes are set or objects are made."""
+    bodies = (cls, *(d.node for d in ancestry.own))
+    return any(isinstance(n, ast.FunctionDef) and n.name in ("__new__", "__setattr__") for c in bodies for n in c.body)
+
+
+def in_order(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a block and of the blocks in it, as they stand; functions and classes inside are left out."""
+    for statement in body:
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        yield statement
+        for name in ("body", "orelse", "finalbody"):
+            yield from in_order(getattr(statement, name, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from in_order(handler.body)
+
+
+def begins(statement: ast.stmt) -> bool:
+    """The statement initialises the base class, or hands the object to code that may."""
+    if not isinstance(statement, (ast.Expr, ast.Assign)) or not isinstance(statement.value, ast.Call):
+        return False
+    call = statement.value
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "__init__":
+        return True
+    return any(isinstance(a, ast.Name) and a.id == "self" for a in call.args)
+
+
+def keeps_module(code: CodeFile, statement: ast.stmt) -> bool:
+    """`self.layer = nn.Linear(...)`, `self.scale = nn.Parameter(...)`, `self.register_buffer(...)`."""
+    if isinstance(statement, ast.Assign):
+        return any(is_own(t) for t in statement.targets) and code.made_kind(statement.value)[0] in ("module", "parameter", "criterion")
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and is_own(call.func) and call.func.attr in ("register_buffer", "register_parameter", "add_module")  # type: ignore[attr-defined]
+
+
+def initialised_first(code: CodeFile, init: ast.FunctionDef, late: ast.stmt | None, ancestry: Ancestry) -> Fix | None:
+    """The call put first; one that stands too late is moved, where its arguments are known from the start."""
+    body = [n for n in init.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    if late is None:
+        plain = not ancestry.own and set(ancestry.libraries) == {"torch.nn.Module"}
+        return (
+            Fix("call `super().__init__()` first", "safe", (Insert(code.span(body[0]), "before", "super().__init__()"),)) if plain else None
+        )
+    given = {a.arg for a in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)} | {"super", "self"}
+    names = {n.id for n in ast.walk(late) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    bases = {
+        code.text(base).partition(".")[0] for cls in code.around(init) if isinstance(cls, ast.ClassDef) for base in (*cls.bases, cls)[:-1]
+    }
+    bases |= {cls.name for cls in code.around(init) if isinstance(cls, ast.ClassDef)}
+    changed = {n.id for n in ast.walk(init) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    if late not in init.body or not names <= given | bases or names & changed:
+        return None
+    return Fix("call `super().__init__()` first", "safe", (Move(code.span(late), code.span(body[0]), "before"),))
+
+
+@each(CodeFile)
+def unregistered_submodules(code: CodeFile) -> Iterator[Hit]:
+    for cls in modules_in(code):
+        if any(isinstance(n, ast.Call) and last_name(n.func) in REGISTERING for n in ast.walk(cls)):
+            continue
+        for attribute, (kept, element) in plain_containers(code, cls).items():
+            kind = "dict" if isinstance(kept.value, (ast.Dict, ast.DictComp)) else "list"
+            where = (code.span(element), "a module is put into it here") if element is not kept.value else (None, "")
+            yield Hit(
+                code.span(kept),
+                f"`self.{attribute}` is a plain {kind}, so its modules are not registered: no optimizer, device or checkpoint knows them",
+                path((code.span(kept), f"a plain {kind}"), where),
+                fix=registered(code, cls, attribute, kept, element),
+            )
+
+
+def registered(code: CodeFile, cls: ast.ClassDef, attribute: str, kept: ast.Assign, element: ast.AST) -> Fix | None:
+    """The container torch knows, in the spelling of the file; nothing where the class asks of it what only a list can do."""
+    asked = {n.attr for n in ast.walk(cls) if isinstance(n, ast.Attribute) and is_own(n.value) and n.value.attr == attribute}  # type: ignore[attr-defined]
+    if isinstance(kept.value, (ast.Dict, ast.DictComp)):
+        keys = kept.value.keys if isinstance(kept.value, ast.Dict) else [None]
+        if not keys or not all(isinstance(k, ast.Constant) and isinstance(k.value, str) and "." not in k.value for k in keys):
+            return None
+        name, allowed = "ModuleDict", frozenset(("keys", "values", "items", "pop"))
+    else:
+        name, allowed = "ModuleList", SHARED
+    call = element if isinstance(element, ast.Call) else None
+    if call is None or code.made_kind(call)[0] != "module" or not asked <= allowed:
+        return None
+    prefix = next((f"{code.text(n.value)}." for n in code.all(ast.Attribute) if code.dotted(n.value) == "torch.nn"), "")
+    imports = () if prefix else (AddImport(code.path, "torch.nn", name, cell=code.span(kept).cell),)
+    whole = kept.value
+    empty = isinstance(whole, ast.List) and not whole.elts
+    text = f"{prefix}{name}()" if empty else f"{prefix}{name}({code.text(whole)})"
+    return Fix(f"keep them in a `{prefix}{name}`", "safe", (Replace(code.span(whole), text), *imports))
+
+
+#: How alike a name must be to `requires_grad` to be taken for it.
+ALIKE = 0.85
+
+
+@each(CodeFile)
+def requires_grad_typo(code: CodeFile) -> Iterator[Hit]:
+    for node in code.all(ast.Attribute):
+        if not isinstance(node.ctx, ast.Store) or not misspelt(node.attr) or is_own(node) or code.project.defines_field(node.attr):
+            continue
+        span = code.span(node)
+        name = Span(span.path, span.end_line, span.end_column - len(node.attr), span.end_line, span.end_column, span.cell)
+        yield Hit(
+            span,
+            f"`{node.attr}` is no attribute torch knows, so `{code.text(node.value)}` keeps its `requires_grad`",
+            fix=Fix("write `requires_grad`", "safe", (Rename(name, "requires_grad"),)),
+        )
+
+
+def misspelt(name: str) -> bool:
+    from difflib import SequenceMatcher
+
+    known = name in ("requires_grad", "requires_grad_")
+    return not known and name.count("_") <= 1 and "grad" in name and SequenceMatcher(None, name.lower(), "requires_grad").ratio() >= ALIKE

@@ -113,6 +113,10 @@ class RuleGate:
         return known
 
 
+#: What a regular expression holds that is more than a word, when nothing in it is escaped.
+SPECIAL = re.compile(r"[\\.^$*+?{}\[\]|()]")
+
+
 class FileGate:
     """Which rules about the text of one file can fire in it: every group of a rule's `mentions` occurs in its own bytes."""
 
@@ -126,8 +130,10 @@ class FileGate:
 
 def test_of(group: tuple[str, ...]) -> Callable[[bytes], bool]:
     """Whether bytes hold one of these expressions; plain words are searched as such, which is many times faster."""
-    words = [word.encode() for word in group if re.escape(word) == word or word.replace(" ", "").isidentifier()]
-    if len(words) == len(group):
+    plain = [re.sub(r"\\(\W)", r"\1", word) for word in group]
+    if all(SPECIAL.search(re.sub(r"\\\W", "", word)) is None for word in group):
+        words = [word.encode() for word in plain]
         return lambda data: any(word in data for word in words)
-    pattern = re.compile("|".join(f"(?:{p})" for p in group).encode())
-    return lambda data: pattern.search(data) is not None
+    # One by one: each is searched by the letters it begins with, which an alternation of them is not.
+    patterns = [re.compile(expression.encode()) for expression in group]
+    return lambda data: any(pattern.search(data) is not None for pattern in patterns)

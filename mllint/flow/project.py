@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.gate import ACTIVE, CALLED
+from mllint.flow.reductions import reduction_of
 from mllint.flow.trees import CHILDREN
 from mllint.model.finding import Problem
 
@@ -57,7 +58,7 @@ class Project:
         self._assigned: dict[int, frozenset[str]] = {}
         self._yields: dict[int, bool] = {}
         self._active: dict[int, bool] = {}
-        self._sums: dict[int, bool] = {}
+        self._reductions: dict[int, frozenset[str]] = {}
         self._code: dict[str, CodeFile | None] = {}
         self._absolute: dict[tuple[str, str | None, int], str] = {}
         self._index()
@@ -283,11 +284,11 @@ class Project:
             known = self._active[id(cls.node)] = acts(cls.node)
         return known
 
-    def sums(self, cls: ClassValue) -> bool:
-        """A class that adds a loss up over its samples, or may: what comes out of it is no mean."""
-        known = self._sums.get(id(cls.node))
+    def reduction_of(self, node: ast.AST) -> frozenset[str]:
+        """What comes out of a function or class that is not walked, where it is a loss and no mean."""
+        known = self._reductions.get(id(node))
         if known is None:
-            known = self._sums[id(cls.node)] = sums(cls.node)
+            known = self._reductions[id(node)] = reduction_of(node)
         return known
 
     def text_of(self, file: PythonFile, node: ast.AST | None) -> str:
@@ -353,25 +354,6 @@ def acts(node: ast.AST) -> bool:
                 stack.extend(value)
             else:
                 stack.append(value)
-    return False
-
-
-def sums(cls: ast.ClassDef) -> bool:
-    """Some call in the class asks for the sum of a loss (`reduction="sum"`), or for what is not known here."""
-    for method in cls.body:
-        if not isinstance(method, ast.FunctionDef):
-            continue
-        spec = method.args
-        given = [*spec.posonlyargs, *spec.args][::-1], spec.defaults[::-1]
-        defaults = {a.arg: d for a, d in (*zip(*given, strict=False), *zip(spec.kwonlyargs, spec.kw_defaults, strict=True))}
-        for call in ast.walk(method):
-            for keyword in call.keywords if isinstance(call, ast.Call) else ():
-                value = defaults.get(keyword.value.id, keyword.value) if isinstance(keyword.value, ast.Name) else keyword.value
-                fixed = isinstance(value, ast.Constant)
-                if keyword.arg == "reduction" and (not fixed or value.value == "sum"):  # type: ignore[union-attr]
-                    return True
-                if keyword.arg == "size_average" and (not fixed or value.value is False):  # type: ignore[union-attr]
-                    return True
     return False
 
 
