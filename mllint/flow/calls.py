@@ -222,7 +222,7 @@ class Calls(State):
             return self.summary(function, args, keywords, node)
         if self.idle(function, times) and (plain or (function.owner is not None and not self.carries(args[1:]))):
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
-            return one(self.opaque(("call", function.key, self.fresh()), inputs))
+            return one(self.opaque(("call", function.key, self.fresh()), inputs, self.unwalked(function, inputs)))
         steps, records = self.steps, len(self.records)
         env = Env(function.env.file, function.env)
         env.owner = owner or function.owner
@@ -247,6 +247,10 @@ class Calls(State):
         if times < FEW_ENTRIES or id(function.node) in self.gives:
             return not self.relevance.matters(function.node)
         return not self.relevance.leads(function.node)
+
+    def unwalked(self: Interpreter, function: Function, inputs: list[Any]) -> frozenset[str]:
+        """What comes out of a function that is not walked, where a model's outputs went in: a loss may be no mean."""
+        return self.project.reduction_of(function.node) if any(instances(v) for v in inputs) else frozenset()
 
     def carries(self: Interpreter, given: Iterable[Alts]) -> bool:
         """Something among the arguments could do what the rules follow: a followed object, an object of the project, a function."""
@@ -278,7 +282,7 @@ class Calls(State):
         made = self.inert[id(function.node)][1]
         if made is None:
             inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
-            return one(self.opaque(("call", function.key, self.fresh()), inputs))
+            return one(self.opaque(("call", function.key, self.fresh()), inputs, self.unwalked(function, inputs)))
         instance = Instance(self.fresh(), self.span(node), made.kind, made.type, made.cls)
         self.things.append(instance)
         self.made(instance, node)

@@ -243,7 +243,7 @@ class Library(State):
 
     def reduce(self: Interpreter, result: Opaque, own: frozenset[str]) -> None:
         """A loss says by its own reduction what it is; sums and divisions inside its inputs are no reduction of it."""
-        result.tags = result.tags - {"sum"} | own
+        result.tags = result.tags - {"sum", "weighted"} | own
         result.divided = frozenset()
 
     def reduction(self: Interpreter, keywords: dict[str, Alts]) -> frozenset[str]:

@@ -252,8 +252,8 @@ class Methods(State):
         elif receiver.kind == "engine":
             held.extend(p for p in receiver.partners if p.kind == "module")
         tags = frozenset(("sum",)) if receiver.kind == "criterion" and self.reduction(receiver.arguments) else frozenset()
-        if receiver.cls is not None and any(isinstance(a, ClassValue) and self.project.sums(a) for a in receiver.cls.mro()):
-            tags |= {"sum"}
+        if receiver.cls is not None:
+            tags = tags.union(*(self.project.reduction_of(a.node) for a in receiver.cls.mro() if isinstance(a, ClassValue)))
         if receiver.cls is None and receiver.partners:
             for part in self.listed(receiver):
                 self.forward(part, args, {}, node)
