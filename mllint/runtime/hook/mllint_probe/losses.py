@@ -2,7 +2,7 @@
 
 from typing import Any, Callable, Dict, Optional
 
-from . import events, graph, patching, readings, retained, sites, state, steps
+from . import events, graph, learning, patching, readings, retained, sites, state, steps
 
 NAMES = (
     "cross_entropy",
@@ -76,8 +76,8 @@ def _write(name: str, site: int, args: Any, kwargs: Any, result: Any) -> None:
     number, pending = readings.number(result)
     if training:
         steps.component(name, number, pending)
-        if state.run.options["examples"] and steps.examples is None:
-            steps.examples = _examples(name, args, kwargs)
+        if state.run.options["examples"]:
+            _first_of_the_batch(name, args, kwargs)
     if not events.room():
         return
     observed: Dict[str, Any] = {"value": number, "requires_grad": training}
@@ -108,15 +108,22 @@ def _maker_of(given: Any) -> Optional[str]:
     return node.name() if node is not None else None
 
 
-def _examples(name: str, args: Any, kwargs: Any) -> Optional[Dict[str, Any]]:
+def _first_of_the_batch(name: str, args: Any, kwargs: Any) -> None:
+    """Note the first examples of the first batch since the last step; the very first one is followed."""
+    given = args[0] if args else kwargs.get("input")
+    target = args[1] if len(args) > 1 else kwargs.get("target")
+    if name not in _EACH or not isinstance(target, state.torch().Tensor) or not given.dim():
+        return
+    more = {k: v for k, v in kwargs.items() if k in ("weight", "ignore_index", "label_smoothing", "pos_weight")}
+    learning.loss(name, given, target, more)
+    if steps.examples is None:
+        steps.examples = each(name, given, target, more)
+
+
+def each(name: str, given: Any, target: Any, more: Dict[str, Any]) -> Dict[str, Any]:
     """Loss, prediction and target of the first examples, each computed for itself by the same function without its reduction."""
     torch = state.torch()
     count = int(state.run.options["examples"])
-    given = args[0] if args else kwargs.get("input")
-    target = args[1] if len(args) > 1 else kwargs.get("target")
-    if name not in _EACH or not isinstance(target, torch.Tensor) or not given.dim():
-        return None
-    more = {k: v for k, v in kwargs.items() if k in ("weight", "ignore_index", "label_smoothing", "pos_weight")}
     with torch.no_grad():
         given, target = given.detach()[:count], target.detach()[:count]
         loss = _originals[name](given, target, reduction="none", **more)

@@ -5,7 +5,7 @@ import time
 import weakref
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import events, gradients, patching, retained, sites, state, steps, stopping, things
+from . import events, gradients, learning, patching, retained, sites, state, steps, stopping, things
 
 _sensitive: Dict[int, Tuple[Any, List[Any]]] = {}  # id(root) -> (weak root, weak references of dropout and normalisation)
 _bare: Dict[int, Tuple[Any, bool]] = {}  # modules without parameters: losses, activations
@@ -190,6 +190,7 @@ def _before(module: Any, args: Any, kwargs: Any) -> Optional[_Forward]:
     device = _device(module)
     autocast, dtype = _autocast(torch, device)
     stopping.stopper.forward(grad)
+    learning.forward(module, args, kwargs)
     return _Forward(
         site,
         number,
@@ -244,6 +245,7 @@ def _after(entry: _Forward, module: Any, result: Any, failed: bool) -> None:
     steps.spent("forward", seconds)
     if failed:
         return
+    learning.returned(result)
     outputs = [t for t in tensors(result) if t.requires_grad]
     for output in outputs[:4]:
         retained.watch(output, entry.number, entry.site)

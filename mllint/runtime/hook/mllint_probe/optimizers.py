@@ -5,7 +5,7 @@ import time
 import weakref
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import changes, events, gradients, patching, retained, sites, state, steps, stopping, things
+from . import changes, events, gradients, learning, losses, patching, retained, sites, state, steps, stopping, things
 
 
 class _Step:
@@ -118,8 +118,11 @@ def _before(optimizer: Any, args: Any, kwargs: Any, frame: Any) -> None:
         gradients.noticed(entry.site)
         entry.closure = callable(kwargs.get("closure") if "closure" in kwargs else (args[1] if len(args) > 1 else None))
         entry.before = changes.Before(optimizer, number)
+        followed = learning.look(number, losses.each)
+        if followed is not None:
+            steps.examples = followed
         if not entry.closure:  # a closure makes the gradients inside the step
-            entry.grads = steps.Gradients(number, entry.before.params)
+            entry.grads = steps.Gradients(number, entry.before.params())
         scale = getattr(optimizer, "grad_scale", None)
         entry.scale = scale.clone() if isinstance(scale, state.torch().Tensor) else None
     assert entry is not None
