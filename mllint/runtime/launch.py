@@ -406,6 +406,10 @@ def _mode(record: Record, options: Options) -> str:
 
 #: Files of the system that are written to as a matter of course.
 DEVICES = ("/dev/", "/proc/", "/sys/")
+#: An address of a socket as the probes write it, of another machine.
+_ELSEWHERE = re.compile(r"\('(?!127\.|localhost'|::1'|0\.0\.0\.0')([^']*)', (\d+)")
+#: Rows of what was written that name something else.
+NO_FILES = frozenset({"connect", "subprocess", "system", "exec", "spawn"})
 
 
 def _written_outside(record: Record, sandbox: Sandbox, folder: str) -> Iterator[str]:
@@ -413,14 +417,19 @@ def _written_outside(record: Record, sandbox: Sandbox, folder: str) -> Iterator[
     own = tuple(os.path.join(path, "") for path in (sandbox.scratch, folder, sandbox.parts(folder)))
     for row in _rows(record, "write"):
         path, mode = str(row.get("path", "")), str(row.get("mode", ""))
-        if mode in ("connect", "subprocess") or not path or path.startswith((*own, *DEVICES)) or path == sandbox.scratch:
+        if mode in NO_FILES or not path or path.startswith((*own, *DEVICES)) or path == sandbox.scratch:
             continue
         if os.path.isabs(path) or sandbox.kind == "none":
             yield path
 
 
 def _network(record: Record) -> list[str]:
-    return sorted({str(row.get("path")) for row in _rows(record, "write") if row.get("mode") == "connect"})
+    """The hosts that were asked for a connection. Processes of one machine talk by sockets too: those are left out."""
+    asked = set()
+    for row in _rows(record, "write"):
+        if row.get("mode") == "connect" and (address := _ELSEWHERE.match(str(row.get("path")))):
+            asked.add(f"{address[1]}:{address[2]}")
+    return sorted(asked)
 
 
 def _rows(record: Record, kind: str) -> Iterator[Mapping[str, Any]]:
@@ -461,7 +470,8 @@ def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], o
         yield f"files of the project changed during the run: {_listed(changed)}"
     if head["network"]:
         yield f"asked for connections to {_listed(head['network'])}"
-    if watched.stragglers:
+    if watched.stragglers and head["ended"] in ("exit", "error"):
+        # Where the probes ended a process, its workers are left over by that.
         several = watched.stragglers > 1
         yield f"{watched.stragglers} process{'es' if several else ''} that outlived the run {'were' if several else 'was'} ended"
     if compiled:

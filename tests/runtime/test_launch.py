@@ -547,6 +547,25 @@ def test_accelerate_launch(place: Place, torch: Any) -> None:
 LOOP = TRAIN.partition("for epoch")[0]
 
 
+def test_what_is_real_is_told(place: Place, torch: Any, tmp_path: Path) -> None:
+    body = f"""
+import socket, subprocess
+subprocess.run(["true"])
+open({str(tmp_path / "elsewhere.txt")!r}, "w").write("x")
+open("here.txt", "w").write("x")
+for address in ("203.0.113.1", 9), ("127.0.0.1", 9):
+    with socket.socket() as asking:
+        asking.settimeout(0.01)
+        asking.connect_ex(address)
+"""
+    place.write("train.py", TRAIN.replace("for epoch", body + "for epoch", 1))
+    done = checked(place, PYTHON, "train.py")
+    assert done.run["written"] == [str(tmp_path / "elsewhere.txt")]
+    assert done.run["network"] == ["203.0.113.1:9"]
+    assert "asked for connections to 203.0.113.1:9" in done.run["notes"]
+    assert done.run["kept_out"] == 2
+
+
 def test_a_loop_that_catches_everything(place: Place, torch: Any) -> None:
     line = "            "
     once = f"        for x, y in loader:\n{line}optimizer.zero_grad()\n{line}model(x).sum().backward()\n{line}optimizer.step()\n"
