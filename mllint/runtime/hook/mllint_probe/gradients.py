@@ -50,7 +50,7 @@ def kept(params: List[Any]) -> Set[int]:
     with_grad = [p for p in params if p.grad is not None]
     if not with_grad:
         return set()
-    norms = changes.Norms([(index, p, 1.0) for index, p in enumerate(with_grad)])
+    norms = changes.Norms([(index, p) for index, p in enumerate(with_grad)])
     return {id(with_grad[n]) for numbers, tensor in norms.parts for n, norm in zip(numbers, tensor.tolist()) if norm != 0.0}
 
 
@@ -63,17 +63,20 @@ def _dropped(number: int) -> None:
 def consumed(optimizer: Any, number: int) -> None:
     """An optimizer used the gradients its parameters have."""
     table = _consumed[number] = {}
+    reference = weakref.ref
     for group in optimizer.param_groups:
         for item in group["params"]:
             grad = getattr(item, "grad", None)
             if grad is not None:
-                table[things.param(item)] = weakref.ref(grad)
+                table[things.param(item)] = reference(grad)
 
 
-def stale(number: int, params: List[Tuple[int, Any, float]]) -> List[int]:
+def stale(number: int, params: List[Tuple[int, Any]]) -> List[int]:
     """Parameters whose gradient this optimizer used in its previous step already, never zeroed since."""
-    table = _consumed.get(number, {})
-    return [p for p, item, _ in params if p in table and item.grad is not None and table[p]() is item.grad]
+    table = _consumed.get(number)
+    if not table:
+        return []
+    return [p for p, item in params if p in table and item.grad is not None and table[p]() is item.grad]
 
 
 def noticed(site: int, content: bool = False) -> None:
@@ -109,7 +112,7 @@ def _zeros(without: Set[int]) -> List[int]:
     if not asked:
         return []
     with torch.no_grad():
-        norms = changes.Norms([(n, _Holder(g), 1.0) for n, g in asked.items()])
+        norms = changes.Norms([(n, _Holder(g)) for n, g in asked.items()])
         return [n for numbers, tensor in norms.parts for n, norm in zip(numbers, tensor.tolist()) if norm == 0.0]
 
 
@@ -194,9 +197,7 @@ def _after(entry: _Backward, args: Any, kwargs: Any, result: Any, failed: bool) 
         return
     steps.spent("backward", time.perf_counter() - entry.began)
     backwards[0] += 1
-    for number, item in things.all_params():
-        if item.is_leaf and item.grad is not None:
-            _live.add(number)
+    _live.update(things.with_gradient())
     stopping.stopper.had_gradient.update(_live)
     number = events.write("backward", None, entry.site, {"loss": entry.loss})
     if entry.pending is not None:

@@ -30,7 +30,7 @@ def component(name: str, number: Optional[float], pending: Any) -> None:
 class Gradients:
     """The gradients an optimizer is about to use."""
 
-    def __init__(self, number: int, params: List[Tuple[int, Any, float]]) -> None:
+    def __init__(self, number: int, params: List[Tuple[int, Any]]) -> None:
         self.norms = changes.Norms(params)
         self.stale = gradients.stale(number, params)
 
@@ -57,7 +57,7 @@ def write(
         certain, counts = before.after(torch)
         compared = True
     if grads is None:
-        grads = Gradients(number, before.params)
+        grads = Gradients(number, before.params())
     ask = [tensor for _, tensor in grads.norms.parts] + [tensor for _, tensor in counts]
     value, pending = readings.loss
     extra = [item for item in (pending, skipped if isinstance(skipped, torch.Tensor) else None, scale) if item is not None]
@@ -91,7 +91,7 @@ def write(
         while label in components:
             label, again = f"{function}#{again}", again + 1
         components[label] = part if item is None else next(rest)[0]
-    rates = {p: lr for p, _, lr in before.params}
+    rates = before.rates
     with_gradient.update(norms)
     skipped = bool(skipped)
     still = [] if skipped or not compared else [p for p in equal if rates.get(p, 0.0) > 0.0 and norms.get(p, 0.0) > 0.0]

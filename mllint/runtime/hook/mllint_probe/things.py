@@ -113,6 +113,17 @@ def all_params() -> List[Tuple[int, Any]]:
     return out
 
 
+def with_gradient() -> List[int]:
+    """The numbers of those that have a gradient now."""
+    out = []
+    for number, reference in list(_by_number.items()):
+        item = reference()
+        # a tensor that is no leaf warns when it is asked for its gradient
+        if item is not None and item.is_leaf and item.grad is not None:
+            out.append(number)
+    return out
+
+
 def _write_param(number: int, item: Any, name: str, owner: Optional[int]) -> None:
     if _written.get(number) == (name, owner):
         return

@@ -22,7 +22,7 @@ def rank() -> Optional[int]:
 
 def line(fields: Dict[str, Any]) -> None:
     """Append one object to the part."""
-    data = json.dumps(fields, separators=(",", ":"), default=_other).encode("utf-8", "backslashreplace") + b"\n"
+    data = _encode(fields).encode("utf-8", "backslashreplace") + b"\n"
     with state.run.lock:
         _write(data)
 
@@ -33,7 +33,7 @@ def _write(data: bytes) -> None:
         name = f"part-{rank() or 0}-{os.getpid()}.jsonl"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
         _handle = os.open(os.path.join(state.run.folder, name), flags, 0o644)
-        begin = json.dumps(_start(), default=_other).encode("utf-8", "backslashreplace") + b"\n"
+        begin = _encode(_start()).encode("utf-8", "backslashreplace") + b"\n"
         os.write(_handle, begin)
     while data:
         data = data[os.write(_handle, data) :]
@@ -47,6 +47,9 @@ def open_part() -> None:
     """Open the part with its first line."""
     with state.run.lock:
         _write(b"")
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_other).encode
 
 
 def opened() -> bool:
