@@ -281,7 +281,19 @@ def several_passes(history: History, optimizer: Thing, backward: Event, step: Ev
     inner = [e.thing for e in history.lap(loop) if e.action == "step" and e.thing is not None and e.thing.kind == "optimizer"]
     if any(reaches(history, backward, t) is not False for t in inner):
         return None, None  # the inner loop trains something of its own
+    if any(within(e, around) and not within(e, loop) for e in outputs_kept(history, backward)):
+        return None, None  # each pass is about the whole batch, with outputs of the other parts kept from before
     return loop, None
+
+
+def outputs_kept(history: History, backward: Event) -> Iterator[Event]:
+    """Calls of the loss's own modules without gradients, each time on the way to the pass."""
+    own = parts(history, backward.arguments["loss"].sources)
+    calls = (e for e in history.events(None, "forward") if e.order < backward.order and e.thing is not None)
+    for call in (e for e in calls if e.inside("no_grad") or e.inside("inference_mode")):
+        always = all(same_arm(backward, f) for f in call.arms() if f.name != "choice")
+        if always and call.thing is not None and parts(history, {call.thing.id}) & own:
+            yield call
 
 
 def asks_how_many(backward: Event, loop: Frame, number: tuple | None) -> bool:
