@@ -19,6 +19,7 @@ from mllint.model.rule import Rule
 from mllint.read.tables import Knowledge
 from mllint.runtime.evidence import evidence
 from mllint.runtime.record import Record
+from mllint.runtime.rhythm import kept
 from mllint.runtime.watched import Watched
 
 CONFIRMED, REFUTED, NOT_REACHED = "confirmed", "refuted", "not reached"
@@ -28,8 +29,9 @@ VERDICTS = (CONFIRMED, REFUTED, NOT_REACHED, NOT_OBSERVABLE, FAILED)
 #: Fewer optimizer steps than these refute nothing: much happens only from the second turn on.
 ENOUGH_STEPS = 2
 
-#: Rules that say that something never happens: a run that was cut short inside its first epoch does not confirm them.
-NEVER = frozenset(("scheduler-never-stepped", "scaler-never-used", "backward-without-step"))
+#: Rules that say that something never happens. A run that was cut short inside its first epoch does not confirm them, and what never
+#: happened in a few steps is no news where reading the code found nothing.
+NEVER = frozenset(("scheduler-never-stepped", "scaler-never-used", "backward-without-step", "missing-zero-grad"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ def judge(record: Record, findings: Sequence[Finding], rules: Mapping[str, Rule]
         return Judgement(tuple(_unseen(finding, record, rules) for finding in findings), ())
     watched = Watched(record, part, root, knowledge)
     problems: list[Problem] = []
-    found = {name: list(_hits(rule, watched, problems)) for name, rule in rules.items() if _asked(rule, findings)}
+    said = {finding.rule for finding in findings}
+    found = {n: list(_hits(rule, watched, n in said, problems)) for n, rule in rules.items() if n in said or "run" in rule.seen}
     judged = tuple(_judged(f, found.get(f.rule, []), watched, rules.get(f.rule)) for f in findings)
     taken = {id(hit) for f in findings for hit in found.get(f.rule, []) if _same(f.hit, hit)}
     seen = [
@@ -68,13 +71,9 @@ def judge(record: Record, findings: Sequence[Finding], rules: Mapping[str, Rule]
         for name, hits in found.items()
         if "run" in rules[name].seen
         for hit in hits
-        if id(hit) not in taken and not hit.span.path.startswith("/") and hit.span.path
+        if id(hit) not in taken and hit.span.path and not hit.span.path.startswith(("/", "<"))
     ]
     return Judgement(judged, tuple(_distinct(seen)), tuple(problems))
-
-
-def _asked(rule: Rule, findings: Sequence[Finding]) -> bool:
-    return "run" in rule.seen or any(f.rule == rule.name for f in findings)
 
 
 def _distinct(seen: Iterable[Seen]) -> Iterator[Seen]:
@@ -90,10 +89,13 @@ def _distinct(seen: Iterable[Seen]) -> Iterator[Seen]:
 # ---------------------------------------------------------------- detectors
 
 
-def _hits(rule: Rule, watched: Watched, problems: list[Problem]) -> Iterator[Hit]:
-    """What the rule finds in the run: its detector on the recorded History, and the one that knows what only runs show."""
+def _hits(rule: Rule, watched: Watched, said: bool, problems: list[Problem]) -> Iterator[Hit]:
+    """What the rule finds in the run: its detector on the recorded History, and the one that knows what only runs show.
+
+    `said` tells that reading the code found something already.
+    """
     try:
-        if "code" in rule.seen:
+        if "code" in rule.seen and (said or rule.name not in NEVER):
             yield from _by_history(rule, watched.history)
         own = observed(rule)
         if own is not None:
@@ -145,6 +147,9 @@ def _judged(finding: Finding, hits: Sequence[Hit], watched: Watched, rule: Rule 
         return say(CONFIRMED, *evidence(finding.rule, watched, hit))
     if hit is not None:
         return say(NOT_REACHED, "the run was stopped before an epoch was over")
+    rhythm = kept(finding.rule, watched, finding.hit) if not missed else None
+    if rhythm is not None:
+        return say(CONFIRMED if rhythm else REFUTED, *evidence(finding.rule, watched, finding.hit))
     error = watched.record.error
     if missed and error is not None:
         return _unseen(finding, watched.record, {rule.name: rule})

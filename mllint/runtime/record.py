@@ -40,8 +40,8 @@ class Step:
 
     @property
     def own(self) -> bool:
-        """The file is one of the project's."""
-        return not os.path.isabs(self.file)
+        """The file is one of the project's; code that was made while running (`<string>`) is nobody's."""
+        return not os.path.isabs(self.file) and not self.file.startswith("<")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,12 @@ class Part:
     def trained(self) -> bool:
         """The process did something the probes watch."""
         return any(row.get("action") not in ("make", "iter") for row in self.of("event"))
+
+    def failed_at(self) -> Step | None:
+        """The innermost place of the project at which the process ended with an error."""
+        frames = next((row.get("frames") or () for row in self.of("error")), ())
+        steps = (Step(str(f[0]), int(f[1]), 0, int(f[1]), 0, str(f[2]) if len(f) > 2 else "", 0) for f in frames)
+        return next((step for step in steps if step.own), None)
 
     def own_step(self, site: int | None) -> Step | None:
         """The innermost place of the stack in a file of the project; else the innermost of all; None for an unknown site."""

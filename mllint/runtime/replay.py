@@ -225,24 +225,28 @@ class _Replay:
             for argument in [entry] if isinstance(entry, str) else entry:
                 value = arguments.get(argument)
                 if value is not None and isinstance(value.constant, int) and not isinstance(value.constant, bool):
-                    arguments[argument] = Value(self._explained(value.constant), value.text)
+                    arguments[argument] = Value(self._explained(value.constant, whole=isinstance(entry, str)), value.text)
         return facts
 
-    def _explained(self, size: int) -> tuple:
+    def _explained(self, size: int, whole: bool) -> tuple:
         """A size by the loops it counts: a bound of one, a loader's length times it, either divided by the accumulation steps.
 
-        A number that two explanations fit, because a bound or a length is 1, stays a number.
+        Of a size that is not given `whole`, a length alone is a part too. A number that two explanations fit, because a bound or a
+        length is 1, stays a number.
         """
         bounds = {n: ("bound", *where) for where, n in self.sizes.items() if n > 1}
         for where in self.sizes.items():
             self.defaults.setdefault(("bound", *where[0]), where[1])
-        if size in bounds:
+        cut = {row.get("length") for row in self.part.of("pass") if row.get("truncated")}
+        if size in bounds and size not in cut:
             return bounds[size]
         windows = {round(1 / r) for r in self._ratios()} | {1}
         for row in self.part.of("pass"):
             for length in {row.get("real_length"), row.get("length")}:
                 if not isinstance(length, int) or length < 2:
                     continue
+                if size == length and not whole:
+                    return ("len", ("thing", row["loader"]))
                 for epochs, bound in bounds.items():
                     for window in sorted(windows):
                         if size in (epochs * math.ceil(length / window), epochs * (length // window), epochs * length // window):
@@ -276,6 +280,7 @@ class _Replay:
         if loss.get("divided"):
             divided = frozenset((("const", loss.get("divisor")),))
         tags = frozenset(("sum",)) if loss.get("sum") else frozenset()
+        tags |= frozenset(("unknown",)) if loss.get("reached") is None else frozenset()
         text = self.structure.receiver(step) if step is not None else ""
         return Value(("loss", row.get("site")), text, self.atoms.of(loss.get("reached") or ()), tags, divided, loss.get("scaled_by"))
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mllint.flow.questions import called, path
-from mllint.model.finding import Hit, Span
+from mllint.model.finding import Hit
 from mllint.model.history import Event
-from mllint.runtime.observed.questions import own
+from mllint.runtime.observed.questions import failed, own
 from mllint.runtime.watched import Watched
 
 #: A value seen in one batch may be chance.
@@ -38,18 +38,9 @@ def sigmoid_before_bce_with_logits(watched: Watched) -> Iterator[Hit]:
 def probability_log(watched: Watched) -> Iterator[Hit]:
     for event in _repeated(watched, lambda seen: bool(seen.get("out_of_range")), "nll_loss"):
         yield Hit(event.span, "the input of `nll_loss` holds positive numbers, which no log-probability is")
-    span = _failed(watched, "between 0 and 1")
+    span = failed(watched, "between 0 and 1")
     if span is not None:
         yield Hit(span, "`binary_cross_entropy` is given numbers outside of 0 to 1, which no probability is")
-
-
-def _failed(watched: Watched, message: str) -> Span | None:
-    """The line of the project on which the run ended with this error."""
-    error = watched.record.error
-    if error is None or message not in str(error.get("message")):
-        return None
-    frame = next((f for f in error.get("frames", ()) if not str(f[0]).startswith("/")), None)
-    return Span(str(frame[0]), int(frame[1]), 1, int(frame[1]), 1) if frame is not None else None
 
 
 def _repeated(watched: Watched, test: Callable[[dict[str, Any]], bool], function: str) -> Iterator[Event]:
@@ -117,14 +108,19 @@ def _old(alive: list[int]) -> int:
 
 def gradient_cut(watched: Watched) -> Iterator[Hit]:
     """The way from the parameters to the loss is cut: backward says so, or no parameter of a module that ran gets a gradient."""
-    span = _failed(watched, "does not require grad")
+    span = failed(watched, "does not require grad")
     if span is not None:
         yield Hit(span, "the loss has no way back to a parameter, so `backward()` fails")
+        return
+    scaled = failed(watched, "No inf checks were recorded for this optimizer")
+    nowhere = [e for e in watched.history.events(None, "backward") if not e.arguments["loss"].sources]
+    if scaled is not None and nowhere and "unknown" not in nowhere[-1].arguments["loss"].tags:
+        yield Hit(nowhere[-1].span, "`backward()` reaches no parameter, so the scaler's step finds no gradient and fails")
         return
     history = watched.history
     backwards = history.events(None, "backward")
     reached = frozenset[int]().union(*(e.arguments["loss"].sources for e in backwards))
-    if not backwards or any(not e.arguments["loss"].sources for e in backwards):
+    if not backwards or forgotten(watched) or any("unknown" in e.arguments["loss"].tags for e in backwards):
         return
     for optimizer in history.things("optimizer"):
         steps = history.events(optimizer, "step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mllint.model.finding import Span
 from mllint.model.history import Event, Frame
 from mllint.runtime.watched import Watched
 
@@ -26,16 +27,38 @@ def trained_modules(watched: Watched) -> frozenset[int]:
 
 
 def evaluations(watched: Watched) -> Iterator[tuple[Frame, list[Event]]]:
-    """Loops over a loader without a backward pass, with the forward passes of trained modules in each."""
+    """Loops over a loader without a backward pass, with the forward passes of trained modules in each.
+
+    Without a loader any loop of several calls with gradients switched off, or with the model switched to evaluation, is one.
+    """
     busy, trained = trained_loops(watched), trained_modules(watched)
     found: dict[tuple, tuple[Frame, list[Event]]] = {}
     for event in watched.history.events(None, "forward"):
         loop = loader_loop(event)
+        if loop is None and event.loops() and not (event.observations.get("grad") and event.observations.get("training")):
+            loop = event.loops()[-1]
         if loop is not None and loop.key not in busy and event.thing is not None and event.thing.id in trained:
             found.setdefault(loop.key, (loop, []))[1].append(event)
     yield from found.values()
 
 
+def failed(watched: Watched, message: str) -> Span | None:
+    """The line of the project on which the run ended with an error that says this."""
+    step = watched.part.failed_at()
+    errors = watched.part.of("error")
+    if step is None or not any(message in str(row.get("message")) for row in errors):
+        return None
+    return Span(step.file, step.line, 1, step.line, 1)
+
+
 def own(event: Event) -> bool:
     """The place is in a file of the project."""
-    return bool(event.span.path) and not event.span.path.startswith("/")
+    return bool(event.span.path) and not event.span.path.startswith(("/", "<"))
+
+
+def forgotten(watched: Watched) -> bool:
+    """A loss with a way back to parameters was computed among the backward passes, and none of them used it."""
+    used = {row["arguments"].get("loss_n") for row in watched.part.of("event") if row["action"] == "loss-used"}
+    busy = trained_loops(watched)
+    losses = [e for e in watched.history.events(None, "loss") if e.observations.get("requires_grad") and e.loops()]
+    return any(e.observations["n"] not in used and e.loops()[-1].key in busy for e in losses)

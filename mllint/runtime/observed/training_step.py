@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mllint.flow.questions import called, path
 from mllint.model.finding import Hit
-from mllint.runtime.observed.questions import own
+from mllint.runtime.observed.questions import forgotten, own
 from mllint.runtime.watched import Watched
 
 #: One such step may have a reason of its own.
@@ -34,14 +34,44 @@ def step_without_backward(watched: Watched) -> Iterator[Hit]:
         rows = [row for row in watched.steps if row.get("optimizer") == optimizer.id]
         held = watched.part.things[optimizer.id].get("params") or ()
         empty = all(len(row.get("none") or ()) == len(held) and not row.get("skipped") for row in rows)
-        if watched.history.events(None, "backward", "autograd-grad") or len(rows) < TWICE or not held or not empty:
+        passes = watched.history.events(None, "backward", "autograd-grad")
+        if (passes and not forgotten(watched)) or len(rows) < TWICE or not held or not empty:
             continue
         if not any(n in e.arguments for e in steps for n in ("closure", "0")) and own(steps[0]):
             yield Hit(
                 steps[0].span,
-                f"{called(optimizer)} is stepped and no gradient was ever computed, so its parameters stay as they are",
+                f"{called(optimizer)} is stepped and no gradient was ever computed for it, so its parameters stay as they are",
                 path((optimizer.made_at, "created here"), (steps[0].span, "stepped here")),
             )
+
+
+def optimizer_before_parameters(watched: Watched) -> Iterator[Hit]:
+    """A part put into a model after an optimizer took the parameters, that is trainable and in no optimizer at the end."""
+    left = set(watched.part.end.get("not_optimised") or ())
+    for row in watched.part.of("event"):
+        arguments = row.get("arguments") or {}
+        new = [p for p in arguments.get("params") or () if p in left] if row["action"] == "replaced" else []
+        span = watched.span(row.get("site"))
+        if new and span is not None:
+            yield Hit(
+                span,
+                f"{watched.names(new)} came after the optimizer took the parameters, and no optimizer holds them",
+                path((span, "replaced here")),
+            )
+
+
+def parameter_not_optimised(watched: Watched) -> Iterator[Hit]:
+    """Trainable parameters that get gradients and are in no optimizer."""
+    left = list(watched.part.end.get("not_optimised") or ())
+    steps = [e for e in watched.history.events(None, "step") if e.thing is not None and e.thing.kind == "optimizer"]
+    if left and len(steps) >= TWICE:
+        optimizer = steps[0].thing
+        assert optimizer is not None
+        yield Hit(
+            optimizer.made_at,
+            f"{watched.names(left)} got gradients in {len(steps)} steps and are in no optimizer",
+            path((optimizer.made_at, "an optimizer of other parameters"), (steps[0].span, "stepped here")),
+        )
 
 
 def parameter_never_changes(watched: Watched) -> Iterator[Hit]:

@@ -20,7 +20,8 @@ class Stopper:
         self.optimised: Set[int] = set()  # parameters in an optimizer
         self.had_gradient: Set[int] = set()
         self.schedulers: Dict[int, int] = {}  # scheduler -> steps
-        self.steps = 0
+        self.by_optimizer: Dict[int, int] = {}  # optimizer -> steps
+        self.steps = 0  # of the optimizer that was stepped most
         self.skips = 0
         self.backwards = 0
         self.since = 0  # backward passes since the last step
@@ -54,7 +55,8 @@ class Stopper:
             self.happened("quiet")
 
     def stepped(self, number: int) -> None:
-        self.steps += 1
+        self.by_optimizer[number] = self.by_optimizer.get(number, 0) + 1
+        self.steps = max(self.by_optimizer.values())
         self.since = 0
         self.happened("steps")
         if self.steps >= self.limit() * 5:
@@ -87,7 +89,7 @@ class Stopper:
             return
         if self.steps >= self.limit() and self._shown():
             stop("steps")
-        elif self.passes >= max(1, int(state.run.options["passes"])) and self.steps + self.skips > 0 and not self._waits():
+        elif self.steps + self.skips > 0 and self._passes_enough() and not self._waits():
             stop("passes")
 
     # ---- what is enough
@@ -95,6 +97,11 @@ class Stopper:
     def limit(self) -> int:
         """The optimizer steps that are wanted."""
         return max(1, int(state.run.options["steps"]))
+
+    def _passes_enough(self) -> bool:
+        """The passes that are wanted are over; where they held fewer steps than are wanted, up to three times as many."""
+        wanted = max(1, int(state.run.options["passes"]))
+        return self.passes >= (wanted if self.steps >= self.limit() else 3 * wanted)
 
     def _shown(self) -> bool:
         if self._waits():
