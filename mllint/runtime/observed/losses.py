@@ -10,7 +10,7 @@ from typing import Any
 from mllint.flow.questions import called, path
 from mllint.model.finding import Hit
 from mllint.model.history import Event
-from mllint.runtime.observed.questions import failed, own
+from mllint.runtime.observed.questions import failed, forgotten, own
 from mllint.runtime.watched import Watched
 
 #: A value seen in one batch may be chance.
