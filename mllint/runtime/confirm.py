@@ -69,9 +69,9 @@ def judge(record: Record, findings: Sequence[Finding], rules: Mapping[str, Rule]
     seen = [
         Seen(rules[name], hit, evidence(name, watched, hit))
         for name, hits in found.items()
-        if "run" in rules[name].seen
+        if "run" in rules[name].seen and not _off(rules[name], watched)
         for hit in hits
-        if id(hit) not in taken and hit.span.path and not hit.span.path.startswith(("/", "<"))
+        if hit.confidence in (None, "high") and id(hit) not in taken and hit.span.path and not hit.span.path.startswith(("/", "<"))
     ]
     return Judgement(judged, tuple(_distinct(seen)), tuple(problems))
 
@@ -139,7 +139,7 @@ def _judged(finding: Finding, hits: Sequence[Hit], watched: Watched, rule: Rule 
 
     if rule is None or rule.observable == "never":
         return say(NOT_OBSERVABLE, "nothing that happens in a run shows it")
-    if rule.observable == "active" and (off := watched.part.end.get("disabled")):
+    if off := _off(rule, watched):
         return say(NOT_OBSERVABLE, f"{' and '.join(off)} switched off by themselves: there is no CUDA device here")
     hit = next((hit for hit in hits if _same(finding.hit, hit)), None)
     missed = [s for s in _places(finding.hit) if (s.path, s.line) not in watched.reached]
@@ -158,6 +158,11 @@ def _judged(finding: Finding, hits: Sequence[Hit], watched: Watched, rule: Rule 
     if len(watched.steps) < ENOUGH_STEPS:
         return say(NOT_REACHED, f"the run ended after {len(watched.steps)} optimizer steps")
     return say(REFUTED, *evidence(finding.rule, watched, finding.hit))
+
+
+def _off(rule: Rule, watched: Watched) -> list[str]:
+    """What the rule needs to be active and is not."""
+    return list(watched.part.end.get("disabled") or ()) if rule.observable == "active" else []
 
 
 def _unseen(finding: Finding, record: Record, rules: Mapping[str, Rule]) -> Finding:

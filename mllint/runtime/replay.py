@@ -173,7 +173,8 @@ class _Replay:
     # ---------------------------------------------------------------- things
 
     def _things(self) -> list[Thing]:
-        things = [self._thing(row) for row in self.part.things.values() if row["kind"] != "context"]
+        # What an accelerator does is seen itself, call by call.
+        things = [self._thing(row) for row in self.part.things.values() if row["kind"] != "accelerator"]
         for ident, members in self.atoms.members.items():
             things.append(Thing(ident, "module", "torch.nn.Module", self._home(members), self._atom_name(members)))
         return sorted(things, key=lambda t: t.id)
@@ -272,6 +273,8 @@ class _Replay:
             return {"loss": self._loss(row, given.get("loss") or {})}
         if row["action"] == "step" and self._kind(row) == "scheduler":
             return self._steps_argument(row, given)
+        if row["action"] == "step" and self._kind(row) == "optimizer":
+            return {}  # what a closure did stands before the step, as it happened
         return {name: self._value(value) for name, value in given.items()}
 
     def _loss(self, row: Row, loss: Mapping[str, Any]) -> Value:
