@@ -351,3 +351,16 @@ def test_an_accessor_is_read_however_often(tmp_path: Path) -> None:
     T().go()
     """
     assert steps(run(tmp_path, body))
+
+
+@pytest.mark.parametrize("above", ["", "src/", "third_party/copies/"])
+def test_a_library_whose_source_is_in_the_project_is_what_its_table_says(tmp_path: Path, above: str) -> None:
+    library = "class Accelerator:\n    def backward(self, loss):\n        self.how_many = 1\n"
+    files = {
+        f"{above}accelerate/__init__.py": "from accelerate.accelerator import Accelerator as Accelerator\n",
+        f"{above}accelerate/accelerator.py": library,
+        "main.py": HEAD + "from accelerate import Accelerator\na = Accelerator()\na.backward(model(torch.ones(2)).sum())\n",
+    }
+    history = next(h for h in histories(tmp_path, files) if h.entry == "main.py")
+    (backward,) = history.events(None, "backward")
+    assert [t.id for t in history.things("accelerator")] == [backward.via]

@@ -151,7 +151,7 @@ class Calls(State):
 
     def known_class(self: Interpreter, cls: ClassValue) -> str | None:
         """The name in the tables of a class whose source is in the project as well: a library itself, or a copy of one."""
-        name = self.knowledge.canonical(f"{self.project.module_name(cls.env.file)}.{cls.name}")
+        name = self.knowledge.canonical(f"{self.project.import_name(cls.env.file)}.{cls.name}")
         return name if self.knowledge.objects.get(name, {}).get("kind") else None
 
     def note_override(

@@ -179,6 +179,14 @@ class Project:
             stem = stem[: -len("/__init__")]
         return stem.replace("/", ".")
 
+    def import_name(self, file: PythonFile) -> str:
+        """The module as the world imports it: seen from the first folder around it that is no package (`src/`, `third_party/`)."""
+        parts = self.module_name(file).split(".")
+        inner = len(parts) - 1
+        while inner and ".".join(parts[:inner]) in self._by_name:
+            inner -= 1
+        return ".".join(parts[inner:] if inner < len(parts) - 1 else parts)
+
     def absolute(self, file: PythonFile, module: str | None, level: int) -> str:
         """The project's name of an imported module: seen from the importing file's folder, its parents, or where it is unique."""
         return self.absolute_from(file.source.path.rpartition("/")[0], module, level)
