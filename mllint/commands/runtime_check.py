@@ -19,7 +19,7 @@ from mllint.discover import Discovery, discover
 from mllint.model.finding import Finding, Problem, Report, Span
 from mllint.model.rule import Rule
 from mllint.pages import Page, body_of
-from mllint.report import FORMATS
+from mllint.report import FORMATS, printable, where
 from mllint.runtime.command import LaunchError, Options
 from mllint.runtime.compare import Tree
 from mllint.runtime.record import Record, save
@@ -327,6 +327,9 @@ def render(checked: Checked, project: Project, form: str, stream: IO[str], color
         from mllint.runtime import summary
 
         summary.write(checked.record, stream, color=color)
+        for problem in checked.problems:
+            if problem.kind == "internal":
+                stream.write(f"{where(problem)}  problem  internal  {printable(problem.message)}\n")
         return
     from mllint import report
 

@@ -72,10 +72,7 @@ def runnable(command: Sequence[str], cwd: str) -> str:
     if os.name != "posix":
         raise LaunchError("runtime-check needs Linux or macOS")
     program = found(command, cwd)
-    interpreter = interpreter_of(program)
-    check_flags(command, interpreter)
-    if interpreter is not None:
-        check_torch(interpreter, cwd)
+    check_flags(command, interpreter_of(program))
     return program
 
 
@@ -126,16 +123,14 @@ def check_flags(command: Sequence[str], interpreter: str | None) -> None:
             )
 
 
-def check_torch(interpreter: str, cwd: str) -> None:
-    """Raise LaunchError for a Python in which torch cannot be found."""
+def lacks_torch(interpreter: str, cwd: str) -> bool:
+    """A Python in which torch cannot be found, asked in the folder of the command: torch may lie there."""
     ask = "import importlib.util as u, sys; sys.exit(11 if u.find_spec('torch') is None else 0)"
     try:
-        # In the folder of the command and with its environment: either may be where torch is found.
-        status = subprocess.run([interpreter, "-c", ask], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode
+        done = subprocess.run([interpreter, "-c", ask], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return
-    if status == 11:
-        raise LaunchError(no_torch(interpreter))
+        return False
+    return done.returncode == 11
 
 
 def no_torch(interpreter: str) -> str:

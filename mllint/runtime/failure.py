@@ -83,12 +83,12 @@ def problem(record: Record, output: str, dump: str, roots: Mapping[str, str], im
     return None
 
 
-def python_without_torch(record: Record, output: str) -> str | None:
-    """What to call the Python of a command that ended because it has no torch; None where that was not the reason."""
+def without_torch(record: Record, output: str) -> bool:
+    """The command failed because a Python has no torch."""
     raised = _observed(record) or last_raised(output, {})
-    if raised is None or not record.head["exit_status"] or (raised.missing or _missing(raised.type, raised.message, ())) != "module torch":
-        return None
-    return "the Python of the command"
+    if raised is None or not record.head["exit_status"]:
+        return False
+    return (raised.missing or _missing(raised.type, raised.message, ())) == "module torch"
 
 
 def _last_line(output: str) -> str:

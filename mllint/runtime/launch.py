@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from mllint.runtime import failure
-from mllint.runtime.command import LaunchError, Options, environment, no_torch, runnable
+from mllint.runtime.command import LaunchError, Options, environment, found, interpreter_of, lacks_torch, no_torch, runnable
 from mllint.runtime.processes import Tree, avenged, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
@@ -383,8 +383,8 @@ def _record(
         ended = str(main.end.get("reason") or "exit") if main else ("exit" if watched.status == 0 else "error")
     head["ended"] = ended
     head["mode"] = _mode(record, options)
-    if not record.trained and (name := failure.python_without_torch(record, output)):
-        raise LaunchError(no_torch(name))
+    if not record.trained and ended != "killed":
+        _check_torch(record, command, cwd, output)
     kept_out = sandbox.kept_out()
     changed = differences(before, snapshot(root))
     head["kept_out"] = len(kept_out)
@@ -397,6 +397,17 @@ def _record(
         *([f"the scratch folder is kept: {sandbox.scratch}"] if keep else []),
     ]
     return record
+
+
+def _check_torch(record: Record, command: Sequence[str], cwd: str, output: str) -> None:
+    """Raise LaunchError where nothing was trained for want of torch. Asked afterwards: a Python may start another that has it."""
+    interpreter = interpreter_of(found(command, cwd))
+    if interpreter is not None and lacks_torch(interpreter, cwd):
+        failed = failure.without_torch(record, output)
+        if failed or os.path.basename(interpreter) == os.path.basename(found(command, cwd)):
+            raise LaunchError(no_torch(interpreter))
+    elif failure.without_torch(record, output):
+        raise LaunchError(no_torch("the Python of the command"))
 
 
 def _mode(record: Record, options: Options) -> str:

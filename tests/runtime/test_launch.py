@@ -19,6 +19,7 @@ from launching import PYTHON, Outcome, Place
 import mllint
 from mllint.commands.runtime_check import Checked, Project, check, render
 from mllint.config import Config
+from mllint.model.finding import Problem
 from mllint.pages import load_pages
 from mllint.runtime import failure
 from mllint.runtime import sandbox as boxes
@@ -130,6 +131,7 @@ def test_a_python_without_torch(place: Place, tmp_path: Path) -> None:
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", str(bare)], check=True)
     place.env.pop("PYTHONPATH", None)
     place.write("train.py", "import torch\n")
+    place.write("other.py", "print('nothing to learn')\n")
     script = place.write("run.sh", f"#!/bin/sh\n{bare}/bin/python train.py\n")
     script.chmod(0o755)
     said = refused(place, str(bare / "bin" / "python"), "train.py")
@@ -137,7 +139,7 @@ def test_a_python_without_torch(place: Place, tmp_path: Path) -> None:
         f"{bare}/bin/python has no torch, so there is nothing to watch: name the Python your training runs with, "
         "or install it there (pip install 'mllint-repo[runtime]')"
     )
-    # Which Python a script starts is known only afterwards.
+    assert refused(place, str(bare / "bin" / "python"), "other.py").startswith(f"{bare}/bin/python has no torch")
     said = refused(place, "./run.sh")
     assert said.startswith("the Python of the command has no torch") and "mllint-repo[runtime]" in said
 
@@ -476,6 +478,14 @@ def test_every_format_says_the_verdict(confirmed: tuple[Checked, Project], form:
         assert properties["verdict"] == "confirmed" and properties["evidence"]
     if form == "github":
         assert "%0Arun: confirmed%0A6 optimizer steps" in out
+
+
+@pytest.mark.parametrize("form", ["text", "concise", "json", "sarif", "github"])
+def test_a_detector_that_fails_is_said(confirmed: tuple[Checked, Project], form: str) -> None:
+    checked, project = confirmed
+    failed = replace(checked, problems=(Problem("internal", "the rule x failed on the run: KeyError: 1"),))
+    render(failed, project, form, stream := io.StringIO(), False, 1.0)
+    assert failed.status == 2 and "the rule x failed on the run: KeyError: 1" in stream.getvalue()
 
 
 def test_what_is_refuted_is_suppressed_in_every_format(confirmed: tuple[Checked, Project]) -> None:
