@@ -254,7 +254,7 @@ def test_loaders_passes_and_samplers(tmp_path: Path) -> None:
             sampler.set_epoch(epoch)
             for batch in loader:
                 break
-        print([len(list(kept)) for _ in range(2)], type(iter(loader)).__name__)
+        print([sum(1 for batch in kept) for _ in range(2)], type(iter(loader)).__name__)
         try:
             len(stream)
         except TypeError as error:
@@ -262,7 +262,7 @@ def test_loaders_passes_and_samplers(tmp_path: Path) -> None:
         """,
     )
     lines = seen.out.splitlines()
-    assert lines == ["3 2 [3, 3, 2]", "[3, 3] _SingleProcessDataLoaderIter", "TypeError"]
+    assert lines == ["8 2 [8, 3, 2]", "[3, 3] _SingleProcessDataLoaderIter", "TypeError"]
     part = seen.part
     loader, stream, short, kept = (t["id"] for t in part.things("loader"))
     passes = part.of("pass")
@@ -273,11 +273,39 @@ def test_loaders_passes_and_samplers(tmp_path: Path) -> None:
         (kept, 3, True),
     ]
     assert [(p["sampler"], p["epoch"], p["batches"]) for p in passes if p["loader"] == loader] == [
-        ("DistributedSampler", 0, 3),
+        ("DistributedSampler", 0, 8),
         ("DistributedSampler", 0, 1),
         ("DistributedSampler", 1, 1),
     ]
     assert [(e["thing"], e["arguments"]) for e in part.of("event", action="set_epoch")] == [(loader, {"epoch": 0}), (loader, {"epoch": 1})]
+
+
+def test_a_length_the_program_counts_on_holds(tmp_path: Path) -> None:
+    seen = watch(
+        tmp_path,
+        """
+        model = Net()
+        opt = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(data(400), batch_size=4)
+        sched = torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=3 * (len(loader) // 4))
+        other = DataLoader(data(400), batch_size=4)
+        for epoch in range(3):
+            for i, (x, y) in enumerate(loader):
+                (F.cross_entropy(model(x), y) / 4).backward()
+                if (i + 1) % 4 == 0 or i + 1 == len(loader):
+                    opt.step()
+                    opt.zero_grad()
+                    sched.step()
+            for i, batch in enumerate(other):
+                if i + 1 == len(other):
+                    print("last")
+        """,
+        steps=9,
+        passes=4,
+    )
+    assert seen.status == 0 and seen.out == "last\n" * 3, seen.err
+    assert [(p["batches"], p["length"], p["real_length"]) for p in seen.part.of("pass")] == [(12, 12, 100)] * 6
+    assert [p["steps"] for p in seen.part.of("pass", grad="train")] == [3, 3, 3]
 
 
 def test_a_pass_is_longer_where_steps_are_rare(tmp_path: Path) -> None:

@@ -51,12 +51,12 @@ def returned(result: Any) -> None:
         _first.outputs = [weakref.ref(tensor) for tensor in modules.tensors(result)]
 
 
-def loss(name: str, given: Any, target: Any, options: Dict[str, Any]) -> None:
-    """A loss function was called in training; the first after the call of the module says what the examples are judged by."""
+def loss(name: str, given: Any, target: Any, options: Dict[str, Any]) -> bool:
+    """A loss function was called in training. Whether this is the one the first batch is judged by: the first after the module's call."""
     if not _wanted() or _first is None or _first.function:
-        return
+        return False
     if not _first.outputs and not state.thread.forwards:
-        return
+        return False
     for number, output in enumerate(_first.outputs):
         known = output()
         if known is not None and known.numel() == given.numel() and (known is given or known.data_ptr() == given.data_ptr()):
@@ -65,9 +65,10 @@ def loss(name: str, given: Any, target: Any, options: Dict[str, Any]) -> None:
     else:
         if _first.outputs:
             _give_up()
-            return
+            return False
     _first.function, _first.options = name, _copied(options)
     _first.target, _first.shape = target.detach().clone(), tuple(given.shape)
+    return True
 
 
 def look(optimizer: int, judge: Callable) -> Optional[Dict[str, Any]]:

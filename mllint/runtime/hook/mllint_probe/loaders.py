@@ -1,12 +1,16 @@
 """Data loaders: passes cut short, in iteration and in length alike, and what each pass was for."""
 
+import sys
 import time
 import weakref
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import events, patching, sites, state, steps, stopping, things, values, writer
 
+#: Times the usual batches a pass gives where the program counts on its length.
+ROOM = 4
 _cuts: Dict[int, Tuple[Any, int]] = {}  # id(loader) -> (weak loader, batches a pass gives)
+_fixed: Dict[int, Any] = {}  # loaders whose length the program counts on
 _passes: Dict[int, "_Pass"] = {}  # id(iterator) -> its pass
 _by_data: Dict[int, Tuple[Any, int]] = {}  # id(dataset) -> (weak dataset, the loader made of it)
 _numbers: Dict[int, int] = {}  # thing -> passes begun
@@ -121,13 +125,29 @@ def cut_of(loader: Any) -> int:
 
 
 def _measured(original: Any) -> Any:
+    asked = state.guarded(_asked)
+
     def __len__(self: Any) -> int:
-        length = original(self)
+        length: int = original(self)
         if state.run.off or state.thread.busy:
             return length
+        asked(self, sys._getframe(1))
         return min(length, cut_of(self))
 
     return patching.disguised(__len__, original)
+
+
+def _asked(loader: Any, frame: Any) -> None:
+    """The program itself asks for the length before any pass: to count on it, in a schedule, a division, the last batch of a pass.
+
+    The answer must then hold, so it leaves room for a window of accumulation, and passes end exactly there. Libraries ask to show
+    progress, or to run as many batches as there are; they get the short pass.
+    """
+    if id(loader) in _cuts or not sites.of_program(frame):
+        return
+    cut = ROOM * int(state.run.options["batches"])
+    _cuts[id(loader)] = (things._weak(loader, _cuts), cut)
+    _fixed[id(loader)] = things._weak(loader, _fixed)
 
 
 # ---- what a pass was for ------------------------------------------------------------------------------------------------------------
@@ -251,12 +271,15 @@ def _is_over(entry: _Pass) -> bool:
     """The pass has given enough: its share, or more while a training pass has not come to two optimizer steps."""
     if entry.ended:
         return True
+    loader = entry.loader()
+    if loader is not None and id(loader) in _fixed:
+        entry.cut = cut_of(loader)  # asked in the middle of the first pass, often whether this is the last batch
     if entry.batches < entry.cut:
         return False
-    if entry.backwards and entry.steps < 2 and entry.batches < 8 * int(state.run.options["batches"]):
+    fewest = 1 if id(loader) in _fixed else 2
+    if entry.backwards and entry.steps < fewest and entry.batches < 8 * int(state.run.options["batches"]):
         return False
     entry.truncated = entry.facts["real_length"] is None or entry.facts["real_length"] > entry.batches
-    loader = entry.loader()
     if loader is not None and entry.batches > entry.cut:
         _cuts[id(loader)] = (things._weak(loader, _cuts), entry.batches)
     _end(entry)
@@ -286,7 +309,8 @@ def _write_closed() -> None:
         entry = _closing.pop(0)
         grad = "eval" if not entry.backwards else ("mixed" if entry.quiet else "train")
         fields: Dict[str, Any] = {"k": "pass", "loader": entry.thing, "number": entry.number, "batches": entry.batches}
-        length, real = entry.facts["length"], entry.facts["real_length"]
+        real = entry.facts["real_length"]
+        length = entry.facts["length"] = None if real is None else min(real, entry.cut)
         # a loop over range(len(loader)) or a framework that asks for the length stops by itself at the cut
         counted_out = real is not None and length is not None and length <= entry.batches < real and not entry.exhausted
         fields["truncated"] = entry.truncated or counted_out

@@ -115,9 +115,10 @@ def _first_of_the_batch(name: str, args: Any, kwargs: Any) -> None:
     if name not in _EACH or not isinstance(target, state.torch().Tensor) or not given.dim():
         return
     more = {k: v for k, v in kwargs.items() if k in ("weight", "ignore_index", "label_smoothing", "pos_weight")}
-    learning.loss(name, given, target, more)
+    first = learning.loss(name, given, target, more)
     if steps.examples is None:
-        steps.examples = each(name, given, target, more)
+        # A step with a closure computes the first loss after it was looked at, so that this is the row of the first step.
+        steps.examples = {**each(name, given, target, more), **({"followed": True} if first else {})}
 
 
 def each(name: str, given: Any, target: Any, more: Dict[str, Any]) -> Dict[str, Any]:

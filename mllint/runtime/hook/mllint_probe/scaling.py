@@ -47,7 +47,7 @@ def _watch(kind: type, name: str) -> None:
         # step() unscales by itself: only what the program asks for is an event
         if thread.making or any(ident == id(scaler) for _, ident in thread.steps):
             return None
-        call = _Call(sites.here(), thread.via, stopping.stopper.steps)
+        call = _Call(sites.here(), thread.via, stopping.stopper.total())
         thread.steps = (*thread.steps, (name, id(scaler)))
         if name == "step":
             thread.via = things.ident(scaler)
@@ -116,6 +116,6 @@ def _mark(args: Any, kwargs: Any, result: Any, number: int) -> None:
 def _skipped(args: Any, kwargs: Any, scaler: Any, number: int, call: _Call) -> None:
     """The optimizer's step did not happen though the scaler's did: the gradients were infinite."""
     optimizer = _optimizer(args, kwargs)
-    if stopping.stopper.steps == call.steps and isinstance(optimizer, state.torch().optim.Optimizer):
+    if stopping.stopper.total() == call.steps and isinstance(optimizer, state.torch().optim.Optimizer):
         optimizers.skipped(optimizer, number)
 

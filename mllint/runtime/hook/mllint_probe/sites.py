@@ -82,6 +82,18 @@ def of(key: Tuple[int, ...]) -> int:
     return number
 
 
+def of_program(frame: FrameType) -> bool:
+    """The nearest visible frame lies in the program's own files, not in those of an installed library."""
+    found: Optional[FrameType] = frame
+    while found is not None and not visible(found):
+        found = found.f_back
+    if found is None:
+        return False
+    file = file_of(found.f_code)
+    root = (state.run.options["root"] or state.run.home).rstrip(os.sep) + os.sep
+    return file.startswith(root) and "site-packages" not in file
+
+
 def framework(site: int) -> bool:
     """The innermost frame of a site lies in a framework that trains for the program."""
     key = next((k for k, number in _ids.items() if number == site), ())

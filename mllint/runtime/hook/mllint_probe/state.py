@@ -23,6 +23,7 @@ DEFAULTS: Dict[str, Any] = {
     "set": {},
     "examples": 0,
     "raise": False,
+    "until": None,
     "wait_for": [],
 }
 

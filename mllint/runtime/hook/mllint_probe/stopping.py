@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from typing import Dict, List, Set
 
 from . import state, writer
@@ -42,6 +43,10 @@ class Stopper:
 
     def optimizer_made(self, number: int) -> None:
         self.optimizers.append(number)
+
+    def total(self) -> int:
+        """The steps of all optimizers."""
+        return sum(self.by_optimizer.values())
 
     def scheduler_made(self, number: int) -> None:
         self.schedulers.setdefault(number, 0)
@@ -208,6 +213,10 @@ def at_exit() -> None:
 def watch_clock() -> None:
     """Start the thread that ends the run after `seconds`, with the evidence collected so far."""
     seconds = float(state.run.options["seconds"] or 0)
+    until = state.run.options["until"]
+    if until:
+        # the launcher counts from its own start, of which importing torch has taken a part
+        seconds = max(1.0, min(seconds or float("inf"), state.now() + float(until) - time.time()))
     if seconds > 0:
         threading.Thread(target=_clock, args=(seconds,), name="mllint-clock", daemon=True).start()
 
