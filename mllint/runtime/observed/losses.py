@@ -47,7 +47,8 @@ def _repeated(watched: Watched, test: Callable[[dict[str, Any]], bool], function
     """The first loss of each place at which every one of several batches passes the test; the values of later ones are not read."""
     by_place: dict[Any, list[Event]] = {}
     for event in watched.history.events(None, "loss"):
-        if event.arguments["function"].constant == function and "nonnegative" in event.observations and own(event):
+        seen = event.observations  # a loss without a graph, of a validation pass, does not say where its input came from
+        if event.arguments["function"].constant == function and "nonnegative" in seen and seen.get("requires_grad") and own(event):
             by_place.setdefault(event.span, []).append(event)
     for events in by_place.values():
         if len(events) >= ENOUGH_BATCHES and all(test(dict(e.observations)) for e in events):
