@@ -53,7 +53,7 @@ shape.breaks("backward-without-step", drop(STEP), at=("backward()", "optimizer =
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", (FIRST, "        for i"), drop(ZERO), at=("optimizer.step()", "backward()", "optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), before(CLIP, ZERO))
-shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(32, 5)\n"))
+shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(32, 5)\n"), also=("parameter-without-gradient",))
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks(
     "gradient-cut", (BACKWARD, "            torch.tensor(loss.item() / args.accumulate, requires_grad=True).backward()\n"), at="backward()"
@@ -83,8 +83,11 @@ shape.breaks("loss-term-unused", (RETURN, "    length = nn.functional.l1_loss(lo
 shape.breaks("probability-log", (RETURN, "    return nn.functional.nll_loss(logits.flatten(0, 1).softmax(-1), tags.flatten())\n"))
 shape.breaks(
     "parameter-never-changes",
-    before(EPOCHS, "    kept = model.head.weight.detach().clone()\n"),
-    after(STEP, "                model.head.weight.data.copy_(kept)\n"),
+    before(
+        EPOCHS,
+        "    kept = model.head.weight.detach().clone()\n"
+        "    optimizer.register_step_post_hook(lambda *_: model.head.weight.data.copy_(kept))\n",
+    ),
     at=("optimizer.step()", "optimizer = "),
 )
 shape.breaks("parameter-not-optimised", ("Adam(model.parameters()", "Adam(model.head.parameters()"))

@@ -69,7 +69,11 @@ shape.breaks(
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("self.scaler.step", "backward()", "self.optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), after(CLIP, ZERO))
-shape.breaks("optimizer-before-parameters", before("        for epoch in range", "        self.model.head = nn.Linear(64, 4)\n"))
+shape.breaks(
+    "optimizer-before-parameters",
+    before("        for epoch in range", "        self.model.head = nn.Linear(64, 4)\n"),
+    also=("parameter-without-gradient",),
+)
 shape.breaks(
     "gradient-cut", (LOSS, "                loss = torch.tensor(self.criterion(logits, y).item(), requires_grad=True)\n"), at="backward()"
 )
@@ -99,8 +103,11 @@ shape.breaks("loss-term-unused", after(LOSS, "                energy = nn.functi
 shape.breaks("probability-log", (LOSS, "                loss = nn.NLLLoss()(logits.softmax(dim=1), y)\n"))
 shape.breaks(
     "parameter-never-changes",
-    after(MADE, "        self.kept = model.head.weight.detach().clone()\n"),
-    after(STEP, "            self.model.head.weight.data.copy_(self.kept)\n"),
+    before(
+        "        for epoch in range",
+        "        kept = self.model.head.weight.detach().clone()\n"
+        "        self.optimizer.register_step_post_hook(lambda *_: self.model.head.weight.data.copy_(kept))\n",
+    ),
     at=("self.scaler.step", "self.optimizer = "),
 )
 shape.breaks("parameter-not-optimised", ("SGD(model.parameters()", "SGD(model.head.parameters()"))

@@ -64,6 +64,7 @@ shape.breaks(
     "optimizer-before-parameters",
     drop(OPTIMIZER),
     before("    model = DDP(network)\n", OPTIMIZER.replace("model", "network") + "    network.head = nn.Linear(32, 4)\n"),
+    also=("parameter-without-gradient",),
 )
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks(
@@ -105,8 +106,11 @@ shape.breaks(
 )
 shape.breaks(
     "parameter-never-changes",
-    after("    total = 0.0\n", "    kept = model.module.head.weight.detach().clone()\n"),
-    after(STEP, "        model.module.head.weight.data.copy_(kept)\n"),
+    before(
+        EPOCHS,
+        "    kept = network.head.weight.detach().clone()\n"
+        "    optimizer.register_step_post_hook(lambda *_: network.head.weight.data.copy_(kept))\n",
+    ),
     at=("optimizer.step()", "optimizer = "),
 )
 shape.breaks("parameter-not-optimised", ("SGD(model.parameters()", "SGD(network.head.parameters()"))

@@ -59,7 +59,9 @@ shape.breaks("clip-after-step", after(STEP_G, CLIP_G))
 shape.breaks("missing-zero-grad", drop(ZERO_G), at=("opt_g.step()", "loss_g.backward()", "opt_g = "), name="generator")
 shape.breaks("missing-zero-grad", drop(ZERO_D), at=("opt_d.step()", "loss_d.backward()", "opt_d = "), name="discriminator")
 shape.breaks("zero-grad-before-step", drop(ZERO_G), after(BACKWARD_G, ZERO_G))
-shape.breaks("optimizer-before-parameters", before(EPOCHS, "    generator.head = nn.Linear(32, 16)\n"))
+shape.breaks(
+    "optimizer-before-parameters", before(EPOCHS, "    generator.head = nn.Linear(32, 16)\n"), also=("parameter-without-gradient",)
+)
 shape.breaks("step-without-backward", drop(BACKWARD_G), at=("opt_g.step()", "opt_g = "), also=("loss-term-unused",))
 shape.breaks("gradient-cut", (FAKE, FAKE.replace("latent))", "latent)).detach()")), at=("opt_g", "loss_g.backward()"))
 shape.breaks("eval-without-eval-mode", drop("    generator.eval()\n"), at="            fake = generator(", name="generator")
@@ -84,8 +86,11 @@ shape.breaks("loss-term-unused", ("        loss_d = loss_real + loss_fake\n", " 
 shape.breaks("probability-log", ("nn.BCEWithLogitsLoss()", "nn.BCELoss()"), at="criterion(discriminator(")
 shape.breaks(
     "parameter-never-changes",
-    after("    losses = []\n", "    kept = generator.head.weight.detach().clone()\n"),
-    after(STEP_G, "        generator.head.weight.data.copy_(kept)\n"),
+    before(
+        EPOCHS,
+        "    kept = generator.head.weight.detach().clone()\n"
+        "    opt_g.register_step_post_hook(lambda *_: generator.head.weight.data.copy_(kept))\n",
+    ),
     at=("opt_g.step()", "opt_g = "),
 )
 shape.breaks("parameter-not-optimised", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"))

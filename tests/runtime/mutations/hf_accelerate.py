@@ -55,7 +55,7 @@ shape.breaks("backward-without-step", drop(STEP), at=("accelerator.backward", "o
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("optimizer.step()", "accelerator.backward", "optimizer = ", "optimizer, train_loader"))
 shape.breaks("zero-grad-before-step", drop(ZERO), before(CLIP, ZERO))
-shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(32, 4)\n"))
+shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(32, 4)\n"), also=("parameter-without-gradient",))
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks("gradient-cut", (BACKWARD, "                accelerator.backward(torch.tensor(loss.item(), requires_grad=True))\n"))
 shape.breaks("eval-without-eval-mode", ("        model.eval()\n", ""), at="guesses = model(features)")
@@ -79,8 +79,11 @@ shape.breaks(
 shape.breaks("probability-log", (LOSS, "                loss = nn.functional.nll_loss(model(features).softmax(dim=1), labels)\n"))
 shape.breaks(
     "parameter-never-changes",
-    before(EPOCHS, "    kept = model.head.weight.detach().clone()\n"),
-    after(STEP, "                model.head.weight.data.copy_(kept)\n"),
+    before(
+        EPOCHS,
+        "    kept = model.head.weight.detach().clone()\n"
+        "    optimizer.optimizer.register_step_post_hook(lambda *_: model.head.weight.data.copy_(kept))\n",
+    ),
     at=("optimizer.step()", "optimizer = ", "model, optimizer, train_loader"),
 )
 shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))

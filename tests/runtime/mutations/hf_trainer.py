@@ -23,7 +23,9 @@ shape.breaks(
 )
 shape.breaks("scaler-never-used", before(FOLDER, f"    scaler = {SCALER}\n"))
 shape.breaks("fp16-without-scaler", inside(AUTOCAST, FORWARD + LOSS))
-shape.breaks("optimizer-before-parameters", after(OPTIMIZER, "    model.classifier = torch.nn.Linear(32, 4)\n"))
+shape.breaks(
+    "optimizer-before-parameters", after(OPTIMIZER, "    model.classifier = torch.nn.Linear(32, 4)\n"), also=("parameter-without-gradient",)
+)
 shape.breaks(
     "zero-grad-before-step",
     before(
@@ -61,13 +63,10 @@ shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax(dim=-1), labels)\n"))
 shape.breaks(
     "parameter-never-changes",
-    after("        self.sentences = sentences\n", "        self.kept = None\n"),
     before(
-        "    def on_epoch_end(",
-        "    def on_step_end(self, args, state, control, model=None, **kwargs):\n"
-        "        weight = model.classifier.weight.data\n"
-        "        self.kept = weight.clone() if self.kept is None else self.kept\n"
-        "        weight.copy_(self.kept)\n\n",
+        FOLDER,
+        "    kept = model.classifier.weight.detach().clone()\n"
+        "    optimizer.register_step_post_hook(lambda *_: model.classifier.weight.data.copy_(kept))\n",
     ),
     at=("optimizer = ", "trainer.train()"),
 )

@@ -37,7 +37,9 @@ shape.breaks(
 )
 shape.breaks("missing-zero-grad", hook("optimizer_zero_grad(self, epoch, batch_idx, optimizer)", "pass"), at=("optimizer = ", FIT.strip()))
 shape.breaks("zero-grad-before-step", hook("on_before_optimizer_step(self, optimizer)", "optimizer.zero_grad()"))
-shape.breaks("optimizer-before-parameters", hook("on_train_start(self)", "self.head = nn.Linear(32, 4)"))
+shape.breaks(
+    "optimizer-before-parameters", hook("on_train_start(self)", "self.head = nn.Linear(32, 4)"), also=("parameter-without-gradient",)
+)
 shape.breaks("step-without-backward", hook("backward(self, loss)", "pass"), at=("optimizer = ", FIT.strip()))
 shape.breaks("gradient-cut", (LOSS, LOSS + "        loss = torch.tensor(loss.item(), requires_grad=True)\n"), at=FIT.strip())
 shape.breaks("eval-without-eval-mode", drop("        pl_module.eval()\n"), at="logits = pl_module(self.x)")
@@ -59,11 +61,9 @@ shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.softmax
 shape.breaks(
     "parameter-never-changes",
     before(
-        OPTIMIZERS,
-        "    def on_train_start(self):\n"
-        "        self.kept = self.head.weight.detach().clone()\n\n"
-        "    def on_train_batch_end(self, outputs, batch, batch_idx):\n"
-        "        self.head.weight.data.copy_(self.kept)\n\n",
+        "        scheduler = torch",
+        "        kept = self.head.weight.detach().clone()\n"
+        "        optimizer.register_step_post_hook(lambda *_: self.head.weight.data.copy_(kept))\n",
     ),
     at=("optimizer = ", "trainer.fit("),
 )

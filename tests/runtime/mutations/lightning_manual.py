@@ -67,7 +67,11 @@ shape.breaks("backward-without-step", drop(STEP), at=("manual_backward", "optimi
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("optimizer.step()", "manual_backward", "optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), after(BACKWARD, ZERO))
-shape.breaks("optimizer-before-parameters", before(OPTIMIZERS, "    def on_train_start(self):\n        self.head = nn.Linear(16, 4)\n\n"))
+shape.breaks(
+    "optimizer-before-parameters",
+    before(OPTIMIZERS, "    def on_train_start(self):\n        self.head = nn.Linear(16, 4)\n\n"),
+    also=("parameter-without-gradient",),
+)
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks("gradient-cut", (BACKWARD, "        self.manual_backward(torch.tensor(loss.item(), requires_grad=True))\n"))
 shape.breaks(
@@ -98,7 +102,7 @@ shape.breaks(
     after(BACKWARD, "        self.running += loss\n"),
     at=("rebuilt, logits = self(x)", "classification = ", "reconstruction = "),
 )
-shape.breaks("loss-term-unused", (TOTAL, "        loss = reconstruction\n"), at="classification = ")
+shape.breaks("loss-term-unused", (TOTAL, "        loss = reconstruction\n"), at="classification = ", also=("parameter-without-gradient",))
 shape.breaks(
     "probability-log",
     ("        classification = F.cross_entropy(logits, y)\n", "        classification = F.nll_loss(logits.softmax(dim=1), y)\n"),
@@ -106,11 +110,9 @@ shape.breaks(
 shape.breaks(
     "parameter-never-changes",
     before(
-        OPTIMIZERS,
-        "    def on_train_start(self):\n"
-        "        self.kept = self.head.weight.detach().clone()\n\n"
-        "    def on_train_batch_end(self, outputs, batch, batch_idx):\n"
-        "        self.head.weight.data.copy_(self.kept)\n\n",
+        "        scheduler = torch",
+        "        kept = self.head.weight.detach().clone()\n"
+        "        optimizer.register_step_post_hook(lambda *_: self.head.weight.data.copy_(kept))\n",
     ),
     at=("optimizer = ", "optimizer.step()", "trainer.fit("),
 )

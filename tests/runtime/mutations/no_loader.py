@@ -47,7 +47,11 @@ shape.breaks("accumulation-not-scaled", drop(DIVIDED), at=("scaler.scale(loss)",
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("scaler.step", "backward()", "optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), before(STEP, ZERO))
-shape.breaks("optimizer-before-parameters", before(LOOP, "    model.head = nn.Linear(32, len(letters), bias=False)\n"))
+shape.breaks(
+    "optimizer-before-parameters",
+    before(LOOP, "    model.head = nn.Linear(32, len(letters), bias=False)\n"),
+    also=("parameter-without-gradient",),
+)
 shape.breaks(
     "gradient-cut", (DIVIDED, "                loss = torch.tensor(loss.item() / args.micro_steps, requires_grad=True)\n"), at="backward()"
 )
@@ -75,8 +79,11 @@ shape.breaks("loss-term-unused", after(LOSS, "        spread = F.mse_loss(logits
 shape.breaks("probability-log", (LOSS, "        loss = F.nll_loss(logits.flatten(0, 1).softmax(-1), targets.flatten())\n"))
 shape.breaks(
     "parameter-never-changes",
-    before(LOOP, "    kept = model.head.weight.detach().clone()\n"),
-    after(STEP, "        model.head.weight.data.copy_(kept)\n"),
+    before(
+        LOOP,
+        "    kept = model.head.weight.detach().clone()\n"
+        "    optimizer.register_step_post_hook(lambda *_: model.head.weight.data.copy_(kept))\n",
+    ),
     at=("scaler.step", "optimizer = "),
 )
 shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))

@@ -62,7 +62,7 @@ shape.breaks("backward-without-step", drop(STEP), at=("loss.backward()", "optimi
 shape.breaks("clip-after-step", drop(CLIP), after(STEP, CLIP))
 shape.breaks("missing-zero-grad", drop(ZERO), at=("optimizer.step()", "loss.backward()", "optimizer = "))
 shape.breaks("zero-grad-before-step", drop(ZERO), after(BACKWARD, ZERO))
-shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(8 * 16, 4)\n"))
+shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(8 * 16, 4)\n"), also=("parameter-without-gradient",))
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks(
     "gradient-cut",
@@ -90,8 +90,11 @@ shape.breaks(
 )
 shape.breaks(
     "parameter-never-changes",
-    after("    total = 0.0\n", "    kept = model.head.weight.detach().clone()\n"),
-    after(STEP, "        model.head.weight.data.copy_(kept)\n"),
+    before(
+        EPOCHS,
+        "    kept = model.head.weight.detach().clone()\n"
+        "    optimizer.register_step_post_hook(lambda *_: model.head.weight.data.copy_(kept))\n",
+    ),
     at=("optimizer.step()", "optimizer = "),
 )
 shape.breaks("parameter-not-optimised", ("AdamW(model.parameters()", "AdamW(model.head.parameters()"))
