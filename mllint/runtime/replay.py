@@ -97,7 +97,8 @@ class _Replay:
         frames = list(self._around(row.get("site")))
         where = self._class_of(row)
         frames = [boundaries.get((where, f.branch), f) if f.kind == "arm" else f for f in frames]
-        frames = [f for f in frames if f.kind != "arm" or f.key]
+        if row["action"] != "forward":  # a call beside the training (an evaluation now and then) keeps its branches
+            frames = [f for f in frames if f.kind != "arm" or f.key]
         for ident in row.get("contexts") or ():
             context = self.part.contexts.get(ident)
             if context is not None:

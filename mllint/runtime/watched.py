@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from mllint.model.finding import Span
-from mllint.model.history import Event, History, Thing
+from mllint.model.history import Event, Frame, History, Thing
 from mllint.read.tables import Knowledge
 from mllint.runtime.record import Part, Record, Row
 from mllint.runtime.replay import replay
@@ -21,10 +21,20 @@ class Watched:
         self.part = part
         self.structure = Structure(root)
         self.knowledge = knowledge
+        self._places: dict[int, tuple[Frame, ...]] | None = None
 
     @cached_property
     def history(self) -> History:
         return replay(self.part, self.structure, self.knowledge)
+
+    def place(self, site: int) -> tuple[Frame, ...]:
+        """The frames around the first event of a site."""
+        if self._places is None:
+            self._places = {}
+            sites = {row["n"]: row["site"] for row in self.part.of("event")}
+            for event in self.history.events_in_order:
+                self._places.setdefault(sites[event.observations["n"]], event.place)
+        return self._places.get(site, ())
 
     @property
     def steps(self) -> list[Row]:

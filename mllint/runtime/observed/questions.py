@@ -57,8 +57,14 @@ def own(event: Event) -> bool:
 
 
 def forgotten(watched: Watched) -> bool:
-    """A loss with a way back to parameters was computed among the backward passes, and none of them used it."""
-    used = {row["arguments"].get("loss_n") for row in watched.part.of("event") if row["action"] == "loss-used"}
-    busy = trained_loops(watched)
-    losses = [e for e in watched.history.events(None, "loss") if e.observations.get("requires_grad") and e.loops()]
-    return any(e.observations["n"] not in used and e.loops()[-1].key in busy for e in losses)
+    """A loss with a way back to parameters is computed among the backward passes, at a place none of them ever used."""
+    rows = watched.part.of("event")
+    used = {row["arguments"].get("loss_n") for row in rows if row["action"] == "loss-used"}
+    busy = {row["site"] for row in rows if row["n"] in used}
+    trained = trained_loops(watched)
+    for row in rows:
+        if row["action"] == "loss" and row["site"] not in busy and (row.get("observed") or {}).get("requires_grad"):
+            loops = [f for f in watched.place(row["site"]) if f.kind == "loop"]
+            if loops and loops[-1].key in trained:
+                return True
+    return False
