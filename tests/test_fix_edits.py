@@ -145,6 +145,9 @@ def test_nothing_goes_behind_a_statement_that_leaves(leaving: str) -> None:
     [
         ("a()\nb()\nc()\n", lambda at: [Delete(at("b()"))], "a()\nc()\n"),
         ("a()\nb()\nc()", lambda at: [Delete(at("c()"))], "a()\nb()"),
+        ("a()\n\nb()\n\n\nc()\n", lambda at: [Delete(at("b()"))], "a()\n\n\nc()\n"),
+        ("a()\nb()\n\nc()\n", lambda at: [Delete(at("b()"))], "a()\n\nc()\n"),
+        ("a()\n\nb()\n\n", lambda at: [Delete(at("b()"))], "a()\n\n"),
         ("a()\nb()  # why\nc()\n", lambda at: [Delete(at("b()"))], "a()\n# why\nc()\n"),
         ("a(); b(); c()\n", lambda at: [Delete(at("b()"))], "a(); c()\n"),
         ("a(); b(); c()\n", lambda at: [Delete(at("c()"))], "a(); b()\n"),

@@ -218,7 +218,7 @@ def comments(data: bytes) -> Counter[str]:
 
 
 def untouched_lines_stay(path: str, old: bytes, new: bytes, made: list[Fix]) -> None:
-    """Lines that no edit names are there in the same order; where blocks were made or left, with other indentation."""
+    """Lines that no edit names are there in the same order, blank ones aside; where blocks were made or left, with other indentation."""
     was, now = (_decoded(data).splitlines(keepends=True) for data in (old, new))
     touched: set[int] = set()
     shifted = False
@@ -248,7 +248,7 @@ def untouched_lines_stay(path: str, old: bytes, new: bytes, made: list[Fix]) -> 
             touched |= set(range(span.line, span.end_line + 1))
     if not was[-1].endswith("\n"):
         touched.add(len(was))
-    kept = [line for n, line in enumerate(was, 1) if n not in touched]
+    kept = [line for n, line in enumerate(was, 1) if n not in touched and line.strip()]
     if shifted:
         kept, now = [line.lstrip() for line in kept], [line.lstrip() for line in now]
     at = 0

@@ -217,7 +217,16 @@ class Editor:
         self.patches.append(Patch(*self._line_range(start, end), ""))
 
     def _line_range(self, start: int, end: int) -> tuple[int, int]:
-        """Whole lines to take out. Without the last line of a text that has no end, the one before loses its own."""
+        """Whole lines to take out, with the blank ones behind them that would double those before them.
+
+        Without the last line of a text that has no end, the one before loses its own."""
+        above, below = start, end
+        while end < len(self.text) and above > 0:
+            before, behind = self.lines.line_start(above - 1), self.lines.next_line(below)
+            if self.text[before:above].strip() or self.text[below:behind].strip() or behind == below:
+                break
+            above, below = before, behind
+        end = below
         if end == len(self.text) and start and (end == start or self.text[end - 1] not in "\r\n"):
             start = self.lines.line_end(start - 1)
         return start, end
