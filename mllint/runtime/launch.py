@@ -25,7 +25,7 @@ from mllint.runtime import failure
 from mllint.runtime.command import LaunchError, Options, environment, found, interpreter_of, lacks_torch, no_torch, runnable
 from mllint.runtime.processes import Tree, avenged, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
-from mllint.runtime.sandbox import KINDS, Sandbox, SandboxError, choose, differences, entering, snapshot
+from mllint.runtime.sandbox import SAFE, Sandbox, SandboxError, choose, differences, entering, snapshot
 
 #: The probes end the run after `seconds`; a process they do not reach is ended this many seconds later, sooner in a short run.
 GRACE = 5.0
@@ -104,7 +104,7 @@ def _in_best_sandbox(
     files: Mapping[str, str | None] | None = None,
 ) -> _Watched:
     """Run in the sandbox that is wanted, else in the first kind that works."""
-    kinds: Sequence[str | None] = (wanted,) if wanted else (None, *KINDS[1:])
+    kinds = (wanted,) if wanted else SAFE
     reasons: list[str] = []
     for kind in kinds:
         try:
@@ -125,7 +125,8 @@ def _in_best_sandbox(
             raise
         sandbox.why = "; ".join(filter(None, [*reasons, sandbox.why]))
         return watched
-    raise LaunchError(f"no sandbox: {'; '.join(reasons)}")
+    hint = "" if wanted else "; --no-sandbox runs the command on the real files"
+    raise LaunchError(f"nothing can keep the files of the project from what the command writes ({'; '.join(reasons)}){hint}")
 
 
 def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, options: Options, show: Show | None) -> _Watched:

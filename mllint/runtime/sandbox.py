@@ -1,8 +1,8 @@
-"""Keeping what a run writes out of the user's files: a layer over the project, else a copy of it, else nothing but a list.
+"""Keeping what a run writes out of the user's files: a layer over the project, else a copy of it.
 
 An overlay shows the project as it is and keeps every change in a scratch folder; it needs Linux and the right to make a mount of
-one's own. A copy is taken where the project is small enough; big data in it are links to the real files. Where neither can be had,
-the command works on the real files and the report says so. What lies outside the project is real in every case.
+one's own. A copy is taken where the project is small enough; big data in it are links to the real files until they are written to.
+On the real files a command runs on request alone. What lies outside the project is real in every case.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 KINDS = ("overlay", "copy", "none")
+#: Chosen from without being asked; a command works on the real files on request alone.
+SAFE = ("overlay", "copy")
 ENTER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "enter.py")
 
 #: A copy must cost seconds at most.
@@ -145,18 +147,12 @@ def discard(folder: str) -> None:
 # ---------------------------------------------------------------- choosing
 
 
-def choose(root: str, wanted: str | None = None) -> Sandbox:
-    """The best sandbox for a project, or the one that is asked for by name. Raises SandboxError when that cannot be had."""
-    reasons: list[str] = []
-    for kind in (wanted,) if wanted else KINDS:
-        try:
-            sandbox = _MAKERS[kind](root)
-        except (SandboxError, OSError) as error:
-            reasons.append(f"{kind}: {error}")
-            continue
-        sandbox.why = "; ".join(reasons)
-        return sandbox
-    raise SandboxError("; ".join(reasons))
+def choose(root: str, kind: str) -> Sandbox:
+    """A sandbox of that kind for a project. Raises SandboxError when it cannot be had."""
+    try:
+        return _MAKERS[kind](root)
+    except (SandboxError, OSError) as error:
+        raise SandboxError(f"{kind}: {error}") from error
 
 
 def _scratch(within: str | None = None) -> str:

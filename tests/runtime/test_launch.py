@@ -21,7 +21,7 @@ from mllint.commands.runtime_check import Checked, Project, check, render
 from mllint.config import Config
 from mllint.model.finding import Problem
 from mllint.pages import load_pages
-from mllint.runtime import failure
+from mllint.runtime import failure, launch
 from mllint.runtime import sandbox as boxes
 from mllint.runtime.command import HOOK, LaunchError, Options, check_flags, found, interpreter_of
 from mllint.runtime.failure import Raised, sentence
@@ -287,10 +287,70 @@ def test_what_is_too_large_is_not_copied(tree: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SandboxError, match="copy: 3 files of 0 MB are too much to copy"):
         choose(str(tree), "copy")
     monkeypatch.setitem(boxes._MAKERS, "overlay", lambda root: (_ for _ in ()).throw(SandboxError("not here")))
-    sandbox = choose(str(tree))
-    assert (sandbox.kind, sandbox.root) == ("none", str(tree))
-    assert sandbox.why == "overlay: not here; copy: 3 files of 0 MB are too much to copy"
-    sandbox.close()
+    with pytest.raises(LaunchError) as refusal:
+        launch.run([PYTHON, "train.py"], str(tree), Options(), str(tree.parent / "run"), cwd=str(tree))
+    assert str(refusal.value) == (
+        "nothing can keep the files of the project from what the command writes (overlay: not here; copy: 3 files of 0 MB are too much "
+        "to copy); --no-sandbox runs the command on the real files"
+    )
+
+
+def test_a_copy_is_taken_where_no_layer_can_be_laid(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(boxes._MAKERS, "overlay", lambda root: (_ for _ in ()).throw(SandboxError("not here")))
+    record = launch.run([shutil.which("sh") or "sh", "-c", "exit 3"], str(tree), Options(), str(tree.parent / "run"), cwd=str(tree))
+    assert (record.head["sandbox"], record.head["exit_status"]) == ("copy", 3)
+    assert any("because no layer could be laid over it (overlay: not here)" in note for note in record.head["notes"])
+
+
+def test_a_copy_writes_through_none_of_its_links(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "BIG_FILE", 3)
+    monkeypatch.setattr(boxes, "MANY_FILES", 5)
+    monkeypatch.setattr(boxes, "_cloned", lambda source, copy: False)
+    for number in range(10):
+        (tree / "images" / "deep").mkdir(parents=True, exist_ok=True)
+        (tree / "images" / "deep" / f"{number}.jpg").write_text(f"image {number}")
+    for name in ("best.pt", "log.txt", "gone.pt", "old.pt", "np.npy"):
+        (tree / name).write_text(f"the user's {name}")
+    (tree / "train.py").write_text(
+        """
+import os, pathlib
+assert all(os.path.islink(n) for n in ("best.pt", "log.txt", "images"))
+open("best.pt", "w").write("new")
+open("log.txt", "a").write(" and more")
+os.remove("gone.pt")
+os.rename("old.pt", "older.pt")
+pathlib.Path("np.npy").write_bytes(b"2")
+open("images/deep/0.jpg", "r+").write("I")
+open("images/new.jpg", "w").write("new")
+os.remove("images/deep/1.jpg")
+os.truncate("images/deep/2.jpg", 1)
+os.chmod("images/deep/3.jpg", 0o600)
+print("seen", open("best.pt").read(), open("log.txt").read(), open("images/deep/0.jpg").read(), sorted(os.listdir("images/deep"))[:2],
+      open("images/deep/2.jpg").read(), open("images/deep/9.jpg").read(), sep="|")
+"""
+    )
+    before = snapshot(str(tree))
+    seen: list[bytes] = []
+    folder = tree.parent / "run"
+    try:
+        launch.run([PYTHON, "train.py"], str(tree), Options(), str(folder), cwd=str(tree), sandbox="copy", show=seen.append)
+    except LaunchError as error:
+        assert "has no torch" in str(error)
+    said = b"".join(seen).decode()
+    assert "seen|new|the user's log.txt and more|Image 0|['0.jpg', '2.jpg']|i|image 9" in said, said
+    assert differences(before, snapshot(str(tree))) == []
+
+
+def test_torch_saves_through_none_of_its_links(tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boxes, "BIG_FILE", 2000)
+    monkeypatch.setattr(boxes, "_cloned", lambda source, copy: False)
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "train.py").write_text(STEPPED)
+    (root / "model.pt").write_bytes(b"x" * 3000)
+    record = launch.run([PYTHON, "train.py"], str(root), Options(), str(tmp_path / "run"), cwd=str(root), sandbox="copy")
+    assert record.head["problem"] is None and (root / "model.pt").read_bytes() == b"x" * 3000
+    assert record.head["kept_out"] == 1
 
 
 @needs_overlay

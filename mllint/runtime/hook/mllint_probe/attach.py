@@ -59,6 +59,10 @@ def install(folder: str) -> None:
     """Attach to this interpreter."""
     options = json.loads(os.environ.get("MLLINT_RUN_JSON") or "{}")
     state.begin(folder, options)
+    if options.get("sandbox") == "copy":
+        from . import links
+
+        links.install()
     failures.install()
     atexit.register(stopping.at_exit)
     atexit.register(failures.at_exit)

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any, Dict, Optional, Set, Tuple
 
-from . import patching, state, writer
+from . import links, patching, state, writer
 
 MOST = 2000
 _count = [0]
@@ -48,6 +48,7 @@ def _watch(owner: Any, name: str, position: int, keyword: str) -> None:
     def before(args: Any, kwargs: Any) -> None:
         target = args[position] if len(args) > position else kwargs.get(keyword)
         if isinstance(target, (str, bytes, os.PathLike)):
+            links.release(target, True)
             _write("open", (target, "w", 0))
 
     probe = state.guarded(before)
