@@ -1,10 +1,9 @@
 """Events, in the order of the process, with the contexts that are active around them."""
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from . import state, writer
 
-later: List[Any] = []  # called after each event with (action, number of the event, thing)
 counts: Dict[str, int] = {}
 
 

@@ -2,14 +2,14 @@
 
 import sys
 import weakref
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from . import sites, state, writer
 
 _ids: Dict[int, Tuple[Any, int]] = {}  # id(object) -> (weak reference, number)
 _count = [0]
 kinds: Dict[int, str] = {}  # number -> kind
-_next = {"param": 0, "context": 0}
+_next = {"param": 0}
 _params: Dict[int, Tuple[Any, int]] = {}
 _by_number: Dict[int, Any] = {}  # parameter number -> weak reference
 _written: Dict[int, Tuple[str, Optional[int]]] = {}  # parameter number -> name and owner as last written
@@ -219,6 +219,3 @@ def root_number(module: Any) -> Optional[int]:
             return None
         module = parent
     return None
-
-
-Finder = Callable[[Any], Optional[int]]
