@@ -56,6 +56,15 @@ def scaler_incomplete(scaler: Thing, history: History) -> Iterator[Hit]:
         return
     direct = dict(direct_steps(history, scaler))
     for step, backward in direct.items():
+        first = stepped_already(history, scaler, backward, step)
+        if first is not None:
+            yield Hit(
+                step.span,
+                f"{called(step.thing)} is stepped again behind {called(scaler)}, so the same gradients count twice",
+                path((scaler.made_at, "the scaler"), (first.span, "stepped by the scaler here"), (step.span, "and here once more")),
+                confidence=confidence(backward, step),
+            )
+            continue
         yield Hit(
             step.span,
             f"{called(step.thing)} is stepped without {called(scaler)}, with gradients that are still scaled",
@@ -105,6 +114,12 @@ def direct_steps(history: History, scaler: Thing) -> Iterator[tuple[Event, Event
             if not rewritten(history, backward, step):
                 yield step, backward
                 break
+
+
+def stepped_already(history: History, scaler: Thing, backward: Event, step: Event) -> Event | None:
+    """The step of the scaler between the pass and the direct step: it has divided the gradients back and used them."""
+    steps = (s for s in history.events(step.thing, "step") if s.via == scaler.id and backward.order < s.order < step.order)
+    return next((s for s in steps if history.implied(s, backward, step)), None)
 
 
 def mixed_passes(history: History, scaler: Thing) -> Iterator[tuple[Event, Event, Event]]:

@@ -55,6 +55,12 @@ class Followed(State):
             self.things.append(known)
         return known
 
+    def take_for_optimizer(self: Interpreter, thing: Instance) -> None:
+        """An unknown object that so far only cleared gradients, as modules do too, turns out to be an optimizer."""
+        unseen = thing.kind == "module" and not thing.type and thing.cls is None and any(t is thing for t in self.promoted.values())
+        if unseen and all(r.action == "zero_grad" for r in self.records if r.thing is thing):
+            thing.kind = "optimizer"
+
     def declared(self: Interpreter, name: str, key: tuple, node: ast.AST) -> Instance | None:
         """A parameter annotated with a followed class."""
         row = self.knowledge.row("bases", name) or self.knowledge.row("objects", name)

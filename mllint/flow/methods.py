@@ -114,6 +114,8 @@ class Methods(State):
                 target = self.thing_of(value)
                 if isinstance(value, Opaque) and target is value:
                     target = self.promote(value, "optimizer", node)
+                elif isinstance(target, Instance):
+                    self.take_for_optimizer(target)
                 if isinstance(target, Instance) and target.kind == "optimizer":
                     self.run_hooks(target, "register_step_pre_hook", node)
                     self.record("step", target, node, via=receiver, sure=sure and len(given["optimizer"]) == 1)

@@ -70,7 +70,8 @@ class Unknown(State):
                 engine = self.promote(base, "engine", node)
                 self.record("backward", None, node, {"loss": self.held_value(passed, node)}, via=engine)
                 return one(Const(None))
-            self.record("backward", None, node, {"loss": self.value(one(base))}, via=None)
+            loss = self.scaled_by_parameter(base, node) if base_key[0] == "call" and not base.scaled else base
+            self.record("backward", None, node, {"loss": self.value(one(loss))}, via=None)
             return one(Const(None))
         if name in ("parameters", "named_parameters", "zero_grad", "requires_grad_", "state_dict") and base_key[0] in (
             "call",
@@ -147,6 +148,17 @@ class Unknown(State):
         if isinstance(changed, ast.Name) and (name in ("div_", "mul_") or (name in ("add_", "sub_") and not value.sources)):
             self.write_name(changed.id, one(result))  # in place: the name holds the result from here on
         return one(result)
+
+    def scaled_by_parameter(self: Interpreter, loss: Opaque, node: ast.AST) -> Opaque:
+        """`scaler.scale(loss).backward()`: what scales so is a gradient scaler, whoever gave it."""
+        scale = loss.key[1]
+        if scale[:1] != ("attr",) or scale[2] != "scale" or len(loss.key) != 3 or scale[1][0] not in UNSEEN:
+            return loss
+        called = self.receiver_node(node)
+        scaler = self.promote(Opaque(scale[1]), "scaler", self.receiver_node(called))
+        plain = Opaque(loss.key[2], loss.sources, loss.tags, loss.divided, None, loss.depth)
+        self.record("scale", scaler, called, {"0": self.value(one(plain))}, sure=False)
+        return Opaque(("scaled", plain.key), plain.sources, plain.tags, plain.divided, scaler, plain.depth + 1)
 
     @staticmethod
     def receiver_node(node: ast.AST) -> ast.AST:
