@@ -332,7 +332,7 @@ def backward_in_autocast(code: Code, history: History, frame: Frame, events: lis
         return None
     line = spot.below(block)[0]
     inside = list(direct(code, history, frame, calls, block))
-    ahead = [index for index, event in inside if event.action == "forward" and index >= line.index]
+    ahead = [index for index, event in inside if index >= line.index and (event.action == "forward" or computed(event, index, line))]
     if line.index == 0 or line.index in ahead:
         return None
     end = min(ahead, default=len(line.block)) - 1
@@ -340,6 +340,17 @@ def backward_in_autocast(code: Code, history: History, frame: Frame, events: lis
         return None
     edit = Dedent(extent(spot, line.block[line.index : end + 1]), reopen=bool(ahead))
     return Fix("go backward outside of autocast", "unsafe", (edit,))
+
+
+def computed(event: Event, index: int, line: Line) -> bool:
+    """A later pass whose loss is computed behind the first one, by whatever code."""
+    if event.action != "backward" or index == line.index:
+        return False
+    tail = line.block[line.index : index + 1]
+    calls = [n for s in tail for n in ast.walk(s) if isinstance(n, (ast.Assign, ast.AugAssign)) and isinstance(n.value, ast.Call)]
+    given = {name for n in calls for name in names_assigned(n)}
+    passes = (n for n in ast.walk(line.block[index]) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+    return any(n.func.attr == "backward" and given & names_read(n) for n in passes if isinstance(n.func, ast.Attribute))
 
 
 def opens(spot: Spot, node: ast.stmt, frame: Frame) -> bool:

@@ -37,11 +37,14 @@ MOST_EPOCHS = 1000
 
 
 def scheduler_never_stepped(code: Code, history: History, scheduler: Thing) -> Fix | None:
-    optimizer = driven(history, scheduler)
-    if optimizer is None or not steppable(scheduler):
+    optimizer, made = driven(history, scheduler), history.made(scheduler)
+    if optimizer is None or not steppable(scheduler) or made is None:
         return None
-    made = history.made(scheduler)
-    updates = [u for u in history.possible(optimizer, "step") if made is not None and not history.exclusive(made, u)]
+    for other in history.things("scheduler"):
+        rival = other is not scheduler and parent(history, other) is other and driven(history, other) is optimizer
+        if rival and (born := history.made(other)) is not None and not history.exclusive(born, made):
+            return None  # which of the two is meant is not for us to say
+    updates = [u for u in history.possible(optimizer, "step") if not history.exclusive(made, u)]
     rhythms = {rhythm(code, history, scheduler, u) for u in updates if u.turns()}
     if len(rhythms) != 1:
         return None
