@@ -19,7 +19,7 @@ from mllint.runtime.charts import Chart, charts
 from mllint.runtime.curves import Examples, Training, examples, rate_name, trainings
 from mllint.runtime.record import Part, Record
 from mllint.runtime.sequence import cycles
-from mllint.runtime.summary import VERDICTS, failure, headline, place, remarks, shown, tally
+from mllint.runtime.summary import VERDICTS, failure, headline, place, remarks, shown, tally, written
 
 #: Nothing may be loaded, from nowhere, whatever a name or a message in the record tries.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -273,7 +273,7 @@ def _phases(training: Training) -> list[str]:
 
 
 def _remarks(record: Record) -> Iterator[str]:
-    yield from _list("Written for real, outside of the scratch copy", map(str, record.head.get("written") or ()))
+    yield from _list("Written for real, outside of the scratch copy", written(record))
     yield from _list("To know", dict.fromkeys(remarks(record)))
     if failure(record) is not None and (output := str(record.head.get("output") or "").strip()):
         yield f'<h2>Last lines of its output</h2>\n<div class="panel"><pre>{escape(output)}</pre></div>'

@@ -151,6 +151,13 @@ def remarks(record: Record) -> Iterator[str]:
             yield f"could not be watched with torch {part.start.get('torch')}: {', '.join(map(str, missing))}"
 
 
+def written(record: Record) -> list[str]:
+    """Files that were written for real, without those a note already names."""
+    notes = " ".join(map(str, record.head.get("notes") or ())).split()
+    named = {word.strip(",") for word in notes}
+    return [path for path in map(str, record.head.get("written") or ()) if path not in named]
+
+
 def sparkline(values: Sequence[float | None], levels: str = BLOCKS, columns: int = COLUMNS) -> str:
     """The course of a series in a few characters; "x" stands where a value is not finite, a blank where there is none."""
     buckets = [values[len(values) * k // columns : len(values) * (k + 1) // columns] for k in range(columns)]
@@ -250,7 +257,7 @@ def _run(record: Record, findings: Sequence[Verdict], console: Console, levels: 
     if record.main is not None:
         _order(record.main, console, levels)
         _figures(record.main, console, levels)
-    _listing(console, "written for real, outside of the scratch copy", list(map(str, record.head.get("written") or ())))
+    _listing(console, "written for real, outside of the scratch copy", written(record))
     _listing(console, "to know", list(dict.fromkeys(remarks(record))), wrap=True)
     console.print()
 

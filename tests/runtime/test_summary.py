@@ -139,6 +139,12 @@ def test_long_lists_are_counted():
     assert "and 4 more" in text
 
 
+def test_a_file_that_a_note_names_is_not_listed_again():
+    known = record(head={"written": ["out.txt", "/data/other"], "notes": ["files of the project changed during the run: a.txt, out.txt"]})
+    assert shown(known).count("out.txt") == 1
+    assert "/data/other" in shown(known)
+
+
 def test_every_optimizer_has_its_own_figures():
     things = [{"k": "thing", "id": n, "kind": "optimizer", "type": "torch.optim.adam.Adam", "site": n} for n in (5, 6)]
     sites = [{"k": "site", "id": n, "frames": [["gan.py", 10 * n, 1, 10 * n, 9, "main", 1]]} for n in (5, 6)]
