@@ -240,21 +240,22 @@ class _Replay:
         for where in self.sizes.items():
             self.defaults.setdefault(("bound", *where[0]), where[1])
         cut = {row.get("length") for row in self.part.of("pass") if row.get("truncated")}
-        if size in bounds and size not in cut:
-            return bounds[size]
+        found: list[tuple] = [bounds[size]] if size in bounds else []
+        if size in bounds and size in cut:
+            return ("const", size)
         windows = {round(1 / r) for r in self._ratios()} | {1}
         for row in self.part.of("pass"):
             for length in {row.get("real_length"), row.get("length")}:
                 if not isinstance(length, int) or length < 2:
                     continue
+                turns: tuple = ("len", ("thing", row["loader"]))
                 if size == length and not whole:
-                    return ("len", ("thing", row["loader"]))
+                    found.append(turns)
                 for epochs, bound in bounds.items():
                     for window in sorted(windows):
                         if size in (epochs * math.ceil(length / window), epochs * (length // window), epochs * length // window):
-                            turns: tuple = ("len", ("thing", row["loader"]))
-                            return ("*", bound, turns if window == 1 else ("//", turns, ("const", window)))
-        return ("const", size)
+                            found.append(("*", bound, turns if window == 1 else ("//", turns, ("const", window))))
+        return found[0] if len({explanation[0] for explanation in found}) == 1 else ("const", size)
 
     def _ratios(self) -> list[float]:
         """Optimizer steps for each backward pass, where there are fewer."""

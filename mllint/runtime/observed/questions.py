@@ -58,6 +58,9 @@ def own(event: Event) -> bool:
 
 def forgotten(watched: Watched) -> bool:
     """A loss with a way back to parameters is computed among the backward passes, at a place none of them ever used."""
+    losses = [e.arguments["loss"] for e in watched.history.events(None, "backward")]
+    if losses and not any(loss.sources or "unknown" in loss.tags for loss in losses):
+        return False  # what goes backward reaches nothing, so that no loss can be told from those that go backward
     rows = watched.part.of("event")
     used = {row["arguments"].get("loss_n") for row in rows if row["action"] == "loss-used"}
     busy = {row["site"] for row in rows if row["n"] in used}
