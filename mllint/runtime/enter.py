@@ -25,10 +25,15 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 
 KEPT = {"nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "noatime": 0x400, "nodiratime": 0x800, "relatime": 0x200000}
 
 
+#: Begins what is reported when the command itself is at fault, and not what was to be prepared for it.
+CANNOT_START = "the command cannot be started: "
+
+
 def main() -> None:
     """Prepare this process, then run the command in its place. What fails goes to the descriptor `report`."""
     order = json.loads(sys.argv[1])
     os.set_inheritable(order["report"], False)
+    stage = ""
     try:
         if order["overlay"] is not None:
             _mount(**order["overlay"])
@@ -37,11 +42,12 @@ def main() -> None:
             _die_with(order["parent"])
         # A process that is told to abort, to say where it stands, shall leave no image of its memory.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        stage = CANNOT_START
         os.chdir(order["cwd"])
         os.execvp(sys.argv[2], sys.argv[2:])
     except OSError as error:
         said = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-        os.write(order["report"], said.encode("utf-8", "surrogateescape"))
+        os.write(order["report"], (stage + said).encode("utf-8", "surrogateescape"))
     os._exit(127)
 
 

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from mllint.runtime import failure
 from mllint.runtime.command import LaunchError, Options, environment, found, interpreter_of, lacks_torch, no_torch, runnable
+from mllint.runtime.enter import CANNOT_START
 from mllint.runtime.processes import Tree, avenged, inheriting_orphans
 from mllint.runtime.record import Record, read_parts
 from mllint.runtime.sandbox import SAFE, Sandbox, SandboxError, choose, differences, entering, snapshot
@@ -123,7 +124,7 @@ def _in_best_sandbox(
         except BaseException:
             sandbox.close()
             raise
-        sandbox.why = "; ".join(filter(None, [*reasons, sandbox.why]))
+        sandbox.why = "; ".join(reasons)
         return watched
     hint = "" if wanted else "; --no-sandbox runs the command on the real files"
     raise LaunchError(f"nothing can keep the files of the project from what the command writes ({'; '.join(reasons)}){hint}")
@@ -154,6 +155,8 @@ def _watched(command: list[str], cwd: str, folder: str, sandbox: Sandbox, option
             said = _read_all(report[0])
             if said:
                 child.wait()
+                if said.startswith(CANNOT_START):
+                    raise LaunchError(said)
                 raise _NotEntered(said)
             try:
                 watched.ended = _until_the_end(child, tree, pump, folder, limit)
@@ -473,11 +476,7 @@ def _notes(watched: _Watched, head: Mapping[str, Any], changed: Sequence[str], o
         if sandbox.linked:
             yield f"links to the real files stood in the copy for {_listed(sandbox.linked)}"
     if sandbox.kind == "none":
-        yield (
-            f"ran on the real files, because neither a layer nor a copy was possible ({sandbox.why})"
-            if sandbox.why
-            else ("ran on the real files")
-        )
+        yield "ran on the real files"
     if changed:
         yield f"files of the project changed during the run: {_listed(changed)}"
     if head["network"]:
