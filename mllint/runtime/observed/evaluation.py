@@ -48,27 +48,34 @@ def feeds_backward(watched: Watched, calls: list[Event]) -> bool:
 
 
 def train_mode_not_restored(watched: Watched) -> Iterator[Hit]:
-    """A model trained in training mode goes on training in evaluation mode."""
+    """A model that was in training mode goes on training in evaluation mode, after it was evaluated in it."""
     passes = watched.history.events(None, "backward")
     for module in watched.history.things("module"):
         calls = watched.history.events(module, "forward")
         inside = module.facts.get("parts", frozenset())
-        was = False
+        switched: Event | None = None
+        evaluated = False
+        trains = any(e.arguments["mode"].constant for e in watched.history.events(module, "train") if "mode" in e.arguments)
         for number, call in enumerate(calls):
             end = calls[number + 1].order if number + 1 < len(calls) else len(watched.history.events_in_order)
             fed = any(call.order < b.order < end and b.arguments["loss"].sources & inside for b in passes)
-            sensitive = call.observations.get("sensitive_training") or call.observations.get("sensitive_eval")
-            if not fed or not sensitive:
-                continue
             if call.observations.get("sensitive_training"):
-                was = True
-            elif was and not call.observations.get("training") and own(call):
-                switched = [e for e in watched.history.events(module, "eval") if e.order < call.order]
+                trains, evaluated = trains or fed, False
+            elif not fed and not call.observations.get("training"):
+                evaluated = True
+            elif fed and trains and evaluated and left_in_evaluation(call):
+                switched = next((e for e in reversed(watched.history.events(module, "eval")) if e.order < call.order), None)
                 yield Hit(
                     call.span,
                     f"{called(module)} is trained in evaluation mode: nothing put it back after `eval()`",
                     path(
-                        (switched[-1].span if switched else None, "put into evaluation mode here"), (call.span, "trained here, still in it")
+                        (switched.span if switched is not None else None, "put into evaluation mode here"),
+                        (call.span, "trained here, still in it"),
                     ),
                 )
                 break
+
+
+def left_in_evaluation(call: Event) -> bool:
+    """The model was called in evaluation mode, and something in it depends on the mode."""
+    return bool(call.observations.get("sensitive_eval")) and not call.observations.get("training") and own(call)

@@ -30,6 +30,8 @@ class Stopper:
         self.passes = 0  # training passes that ended
         self.opened = 0
         self.ended_after = False  # a training pass ended after enough steps
+        self.last = ""  # why the run ends after this turn
+        self.turned = False  # and that turn took its step
         self.in_backward = 0
         self.done = False
 
@@ -60,6 +62,7 @@ class Stopper:
             self.happened("quiet")
 
     def stepped(self, number: int) -> None:
+        self.turned = self.turned or bool(self.last)
         self.by_optimizer[number] = self.by_optimizer.get(number, 0) + 1
         self.steps = max(self.by_optimizer.values())
         self.since = 0
@@ -69,6 +72,7 @@ class Stopper:
 
     def skipped(self, number: int) -> None:
         self.skips += 1
+        self.turned = self.turned or bool(self.last)
 
     def backward(self) -> None:
         self.backwards += 1
@@ -87,15 +91,20 @@ class Stopper:
                 self.ended_after = True
 
     def at_backward(self) -> None:
-        """A training turn begins: whatever follows a pass, a scheduler step or a validation, has had its chance."""
+        """A training turn begins: whatever follows a pass, a scheduler step or a validation, has had its chance.
+
+        The turn that shows it is still taken, with its step: it may be trained in the mode the validation left behind.
+        """
         from . import loaders
 
         if loaders.ahead():
             return
-        if self.steps >= self.limit() and self._shown():
-            stop("steps")
+        if self.turned:
+            stop(self.last)
+        elif self.steps >= self.limit() and self._shown():
+            self.last = self.last or "steps"
         elif self.steps + self.skips > 0 and self._passes_enough() and not self._waits():
-            stop("passes")
+            self.last = self.last or "passes"
 
     # ---- what is enough
 
