@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import nbformat
 import pytest
 
 from mllint.fix.files import Editable
@@ -608,3 +609,21 @@ def test_prose_cell_of_a_notebook() -> None:
     file = Editable("n.ipynb", text.encode(), "notebook")
     new = file.changed(file.plan([Replace(Span("n.ipynb", 1, 1, 1, 4, 0), "new")]).patches).decode()
     assert new == text.replace('"old ', '"new ')
+
+
+def test_a_notebook_as_jupyter_writes_it_stays_one() -> None:
+    """The outcome is what Jupyter itself would have written for the new source, and nbformat finds nothing wrong with it."""
+    made = nbformat.v4
+    output = made.new_output("execute_result", {"text/plain": "tensor(\u03b1)", "image/png": "iVBORw0="}, execution_count=2)
+    first = made.new_code_cell("import torch\n\n%matplotlib inline", execution_count=1)
+    second = made.new_code_cell("for x in y:\n    # \u00e4\n    a(x)\n!ls", execution_count=2, outputs=[output])
+    book = made.new_notebook(cells=[made.new_markdown_cell("# T\u00eftel"), first, second])
+    text = nbformat.writes(book) + "\n"
+    file = Editable("n.ipynb", text.encode(), "notebook")
+    at = spans(second.source, "n.ipynb")
+    edits = [Wrap(at("a(x)", cell=2), "with autocast():"), AddImport("n.ipynb", "torch.amp", "autocast", cell=2)]
+    new = file.changed(file.plan(edits).patches).decode()
+    nbformat.validate(nbformat.reads(new, as_version=4))
+    first.source = "import torch\nfrom torch.amp import autocast\n\n%matplotlib inline"
+    second.source = "for x in y:\n    with autocast():\n        # \u00e4\n        a(x)\n!ls"
+    assert new == nbformat.writes(book) + "\n"

@@ -90,6 +90,18 @@ def in_function(files: Files, data: st.DataObject) -> Files:
     return files | {path: "\n".join([*lines[:start], *head, *body, "", "", call, ""])}
 
 
+def in_another_file(files: Files, data: st.DataObject) -> Files:
+    """What the program of a single file does stands in a function that another file calls."""
+    if len(files) > 1:
+        return files
+    moved = in_function(files, data)
+    ((path, text),) = moved.items()
+    head, call, _ = text.rpartition("\n\n\nwork()\n")
+    if moved == files or not call:
+        return files
+    return {"jobs/steps.py": head + "\n", path: "from jobs.steps import work\n\nwork()\n"}
+
+
 def commented(text: str, data: st.DataObject) -> str:
     """Comments on lines of their own and behind statements."""
     ends = [t.start for t in _tokens(text) if t.type == tokenize.NEWLINE]
@@ -179,6 +191,7 @@ def no_last_line_end(text: str, data: st.DataObject) -> str:
 
 CHANGES: dict[str, Change] = {
     "renamed": renamed,
+    "in another file": in_another_file,
     "in a function": in_function,
     "commented": _python(commented),
     "semicolons": _python(semicolons),
