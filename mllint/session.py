@@ -95,6 +95,7 @@ class _Run:
         self.config = selection.config
         self.pages = pages
         self.problems: list[Problem] = []
+        self.histories: Sequence[Any] = ()
         self._failed: set[tuple[str, str | None]] = set()
 
     def outcome(self) -> Outcome:
@@ -130,7 +131,7 @@ class _Run:
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
         yield from self._hits_in_files([page for page in wanted if page.rule.subject == "file"])
         wanted = [page for page in wanted if page.rule.subject != "file"]
-        histories = self._histories([page.rule for page in wanted])
+        histories = self.histories = self._histories([page.rule for page in wanted])
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
             wanted = [page for page in wanted if page.own]
@@ -245,7 +246,7 @@ class _Run:
         from mllint.flow.anchors import Code
         from mllint.remedies import remedy
 
-        code = Code(self.project)
+        code = Code(self.project, self.histories)
         mended = []
         for finding in findings:
             hit = finding.hit

@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from mllint.model.finding import Span
-from mllint.model.history import OTHER, Event, Frame, Reach, Thing
+from mllint.model.history import OTHER, Event, Frame, History, Reach, Thing
 
 if TYPE_CHECKING:
     from mllint.flow.project import Project
@@ -96,8 +96,20 @@ class Named:
 class Code:
     """The trees of a project, asked for places."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, histories: Sequence[History] = ()) -> None:
         self._project = project
+        self._histories = histories
+        self._reaches: dict[Span, list[Reach]] | None = None
+
+    def reaches(self, at: Span) -> list[Reach]:
+        """What could be named there, whichever program and call led there."""
+        if self._reaches is None:
+            self._reaches = {}
+            for history in self._histories:
+                for event in history.events_in_order:
+                    for reach in event.reach:
+                        self._reaches.setdefault(reach.at, []).append(reach)
+        return self._reaches.get(at, [])
 
     def file(self, path: str) -> PythonFile | None:
         return self._project.python_file(path)
@@ -294,12 +306,24 @@ def name_at(code: Code, event: Event, level: int, thing: Thing, also: frozenset[
         ids = {ident for ident, _ in left}
         if thing.id not in ids or OTHER in ids or ids - {thing.id, None} - also:
             continue
-        if not _exhaustive([{(k, p) for k, p in guard if (k, p) not in held} for _, guard in left]):
+        guards = [{(k, p) for k, p in guard if (k, p) not in held} for _, guard in left]
+        if not _exhaustive(guards) and not dereferenced(spot, text):
             continue
-        optional, foreign = _bound(spot, text), _foreign(spot, text)
+        foreign = _foreign(spot, text)
+        optional = False if dereferenced(spot, text) else _bound(spot, text)
         if optional is not None and not (foreign and not _speaks_of_globals(spot, text, reach)):
-            found.append((foreign, Named(text, None in ids or optional)))
+            found.append((foreign, Named(text, (None in ids or optional) and not dereferenced(spot, text))))
     return min(found, key=lambda n: (n[0], n[1].text.count(".") + n[1].text.count("["), len(n[1].text), n[1].text), default=(0, None))[1]
+
+
+def dereferenced(spot: Spot, text: str) -> bool:
+    """A statement of the same block uses what the expression is (`scaler.scale(loss)`): it is there, and not None."""
+    for statement in spot.lines[-1].block:
+        if isinstance(statement, (ast.Expr, ast.Assign, ast.AugAssign, ast.Return)):
+            used = (n.value for n in ast.walk(statement) if isinstance(n, ast.Attribute))
+            if any(isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)) and ast.unparse(node) == text for node in used):
+                return True
+    return False
 
 
 def _exhaustive(guards: list[set[tuple[tuple, bool]]]) -> bool:

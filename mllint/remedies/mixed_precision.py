@@ -43,7 +43,7 @@ def scaler_never_used(code: Code, history: History, scaler: Thing) -> Fix | None
     edits: dict[Edit, None] = {}
     steps: dict[Event, Named] = {}
     for backward in (b for b in backwards(history) if unscaled(b) and not history.exclusive(made, b) and not from_nothing(b)):
-        name = name_of(code, history, backward, 0, scaler)
+        name = name_of(code, backward, 0, scaler)
         if name is None:
             continue
         mine = steps_of(history, backward)
@@ -155,7 +155,7 @@ def scaled_steps(code: Code, steps: dict[Event, Named]) -> list[Edit] | None:
 def scaler_incomplete(code: Code, history: History, scaler: Thing, missing: str, events: tuple[Event, ...]) -> Fix | None:
     if missing == "scale":
         (plain,) = events
-        name, here = name_of(code, history, plain, 0, scaler), code.alone(plain.span)
+        name, here = name_of(code, plain, 0, scaler), code.alone(plain.span)
         call = code.call(plain.span)
         if name is None or name.optional or here is None or call is None or not isinstance(call.func, ast.Attribute):
             return None
@@ -185,7 +185,7 @@ def updated(code: Code, scaler: Thing, steps: list[Event]) -> Fix | None:
 
 def through_scaler(code: Code, history: History, scaler: Thing, step: Event, backward: Event) -> Fix | None:
     """Let the scaler make a step that is made past it, and update after all steps."""
-    name, here, loop = name_of(code, history, step, 0, scaler), code.alone(step.span), shared_loop(step, backward)
+    name, here, loop = name_of(code, step, 0, scaler), code.alone(step.span), shared_loop(step, backward)
     optimizer = stepped_name(code, step)
     if name is None or here is None or loop is None or optimizer is None or step.arguments or not isinstance(here.statement, ast.Expr):
         return None
@@ -267,7 +267,7 @@ def unscaling(code: Code, history: History, clip: Event, step: Event, scaler: Th
     for level, reach in enumerate(clip.reach):
         if not around <= {f.key for f in clip.place[: reach.depth] if f.kind == "loop"}:
             return None
-        name, other = name_of(code, history, clip, level, scaler), name_at(code, clip, level, optimizer)
+        name, other = name_of(code, clip, level, scaler), name_at(code, clip, level, optimizer)
         here = code.spot(reach.at)
         if name is None or other is None or other.optional or here is None:
             continue

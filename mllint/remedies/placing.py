@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllint.flow.anchors import BRANCHES, WITHS, Code, Line, Named, Spot, calls_of, loop_at, name_at, seen_from, settle
+from mllint.flow.anchors import BRANCHES, WITHS, Code, Line, Named, Spot, calls_of, dereferenced, loop_at, name_at, seen_from, settle
 from mllint.flow.questions import parent
 from mllint.model.finding import Span
 from mllint.model.fix import Insert
@@ -53,16 +53,15 @@ def interchangeable(history: History, scheduler: Thing) -> frozenset[int]:
     )
 
 
-def name_of(code: Code, history: History, event: Event, level: int, thing: Thing, also: frozenset[int] = frozenset()) -> Named | None:
+def name_of(code: Code, event: Event, level: int, thing: Thing, also: frozenset[int] = frozenset()) -> Named | None:
     """How the function at that level names the thing; optional also where another call of that function brings none."""
     name = name_at(code, event, level, thing, also)
-    if name is None or name.optional:
+    spot = code.spot(event.reach[level].at) if name is not None else None
+    if name is None or name.optional or spot is None or dereferenced(spot, name.text):
         return name
-    at = event.reach[level].at
-    for other in history.events_in_order:
-        for reach in other.reach:
-            if reach.at == at and (name.text not in reach.names or any(ident is None for ident, _ in reach.names[name.text])):
-                return Named(name.text, True)
+    for reach in code.reaches(spot.span):
+        if name.text not in reach.names or any(ident is None for ident, _ in reach.names[name.text]):
+            return Named(name.text, True)
     return name
 
 
@@ -85,7 +84,7 @@ def behind_update(code: Code, history: History, scheduler: Thing, update: Event,
             return None  # the callers go round the loop only as a whole
         if level and (not turns or any(f.kind == "arm" and not idle(f) for f in update.place[reach.depth :])):
             return None
-        name = name_of(code, history, update, level, scheduler, interchangeable(history, scheduler))
+        name = name_of(code, update, level, scheduler, interchangeable(history, scheduler))
         here = code.plain(reach.at)
         if name is None or here is None:
             continue
@@ -130,7 +129,7 @@ def behind_epoch(code: Code, history: History, scheduler: Thing, update: Event, 
             return None  # every batch enters this function
         if not any(f.kind == "loop" and f.key == loops[0].key for f in update.place[: reach.depth]):
             continue
-        name = name_of(code, history, update, level, scheduler, interchangeable(history, scheduler))
+        name = name_of(code, update, level, scheduler, interchangeable(history, scheduler))
         here = code.spot(reach.at)
         if name is None or here is None:
             continue
