@@ -215,6 +215,17 @@ def test_interrupting_mllint_ends_the_run_and_keeps_the_record(place: Place, num
 
 
 @on_linux
+def test_what_mllint_is_told_to_ignore_it_ignores(place: Place) -> None:
+    place.write("train.py", "import time\nprint('up', flush=True)\ntime.sleep(1)\nraise ValueError('end')\n")
+    process = place.start(PYTHON, "train.py", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert process.stderr is not None
+    while "up" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGHUP)
+    assert json.loads(process.communicate(timeout=30)[0])["run"]["problem"] == "ValueError (train.py:4): end"
+
+
+@on_linux
 @pytest.mark.parametrize("text", ["print('up', flush=True)\ntime.sleep(1000)\n", "subprocess.run(['sh', '-c', 'echo up; sleep 1000'])\n"])
 def test_killing_mllint_kills_the_command_and_all_it_started(place: Place, text: str) -> None:
     place.write("train.py", f"import subprocess, time\n{text}")
