@@ -193,7 +193,7 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
         if backward is None:
             continue
         scaler = history.thing(backward.arguments["loss"].scaled_by or -1)
-        if scaler is None or scaler.lost is not None or off(scaler):
+        if scaler is None or out_of_sight(history, scaler) or off(scaler):
             continue
         if rescaled(history, clip, scaler, backward) or not stepped_after(history, scaler, clip):
             continue
@@ -205,6 +205,11 @@ def clip_before_unscale(history: History) -> Iterator[Hit]:
             confidence=confidence(backward, clip),
             clues=(history, clip, backward, scaler),
         )
+
+
+def out_of_sight(history: History, scaler: Thing) -> bool:
+    """Unseen code may unscale: the scaler was handed to some. One that came from outside, and is used here alone, is in sight."""
+    return scaler.lost is not None and (history.made(scaler) is not None or bool(scaler.facts.get("handed")))
 
 
 def within_block(history: History, clip: Event, block: Frame) -> Iterator[Hit]:

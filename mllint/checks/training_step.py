@@ -97,11 +97,18 @@ def kept_clean(history: History, optimizer: Thing, loop: Frame) -> bool:
     for event in history.lap(loop):
         if event.action == "grad-written" and touches(history, event, optimizer) is not False:
             return True
-        if event.action in CLEARING:
+        if event.action in CLEARING and not first_turn_only(event, loop):
             if clears(history, event, optimizer) is not False:
                 return True
             emptied |= cleared(history, event) or frozenset()
     return bool(own & emptied) and left_over(history, own, emptied) is not False
+
+
+def first_turn_only(event: Event, loop: Frame) -> bool:
+    """The event stands behind `if index == 0` of the loop: later turns never come to it."""
+    own = innermost(event)
+    starts = (f.key for f in event.arms(loop) if f.polarity and f.key[:1] == ("==",) and f.key[2] == ("const", 0))
+    return own is not None and own.key == loop.key and any(key[1][:1] == ("index",) and isinstance(key[1][1], int) for key in starts)
 
 
 @each(Thing, kind="optimizer")

@@ -63,6 +63,7 @@ class Losing(State):
         seen.add(id(value))
         if isinstance(value, Instance):
             if value.lost is not None:
+                value.facts["handed"] = True
                 return  # what it is given later is lost when it is given
             value.lost = self.span(node)
             if (value.cls is not None or not value.kind) and value.kind in ("", "scheduler", "optimizer", "module"):
