@@ -181,12 +181,29 @@ def scheduler_before_optimizer(code: Code, history: History, scheduler: Thing, s
     for line in reversed(here.lines):
         ends = [n.index for s in known for n in s.lines if n.block is line.block]
         if len(ends) == len(known) and min(ends) > line.index:
-            last = behind_scaler(Line(line.owner, line.block, max(ends)))
+            last = behind_readers(behind_scaler(Line(line.owner, line.block, max(ends))))
             edit = Move(here.span_of(line.statement), here.span_of(last.statement), "after")
             return Fix(f"step {written(code, here, step) or called(scheduler)} after the optimizer", "unsafe", (edit,))
         if not only_guarded(line):
             return None
     return None
+
+
+#: Names under which the current rate is read.
+READERS = frozenset(("param_groups", "get_last_lr", "get_lr"))
+
+
+def behind_readers(line: Line) -> Line:
+    """The last of the statements straight behind that show or keep the rate: they go on to speak of the one that was used."""
+    for index in range(len(line.block) - 1, line.index, -1):
+        nodes = [n for s in line.block[line.index + 1 : index + 1] for n in ast.walk(s)]
+        if any(isinstance(n, (ast.Break, ast.Continue, ast.Return, ast.Yield, ast.YieldFrom)) for n in nodes):
+            continue
+        if any(isinstance(n, ast.Attribute) and n.attr in ("state_dict", "save") for n in nodes):
+            continue  # a checkpoint holds the schedule as the next epoch needs it
+        if any(isinstance(n, ast.Attribute) and n.attr in READERS for n in ast.walk(line.block[index])):
+            return Line(line.owner, line.block, index)
+    return line
 
 
 def written(code: Code, here: Spot, step: Event) -> str | None:
