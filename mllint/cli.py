@@ -110,7 +110,7 @@ def _plain_scan(arguments: Sequence[str]) -> Options | None:
 
 
 def _parsed(arguments: Sequence[str]) -> Options:
-    parser = build_parser()
+    parser = build_parser(arguments[0] if arguments else "")
     options = Options()
     if arguments[:1] == ["runtime-check"] and "--" in arguments:
         # What stands behind is another program's: no parser of ours may look at it.
@@ -123,8 +123,8 @@ def _parsed(arguments: Sequence[str]) -> Options:
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The tree of commands."""
+def build_parser(chosen: str) -> argparse.ArgumentParser:
+    """The tree of commands. Those that live in modules of their own have arguments where they are `chosen`; a scan loads none."""
     import argparse
 
     from mllint import __version__
@@ -154,10 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
     scan.add_argument("--exit-zero", action="store_true", help="exit with status 0 even when something was found")
     scan.add_argument("-q", "--quiet", action="store_true", help="one line a finding and nothing else")
 
-    from mllint.fix.command import add_arguments
-
     fix = command("fix", "Make the fixes that rules offer; each is checked by another scan before it is written.")
-    add_arguments(fix)
+    if chosen == "fix":
+        from mllint.fix.command import add_arguments
+
+        add_arguments(fix)
     _selection_arguments(fix)
     fix.add_argument("--confidence", choices=CONFIDENCES, help="the least sure findings to fix (default: medium)")
     fix.add_argument("--force-exclude", action="store_true", help="leave excluded files out even when they are named")
@@ -172,15 +173,19 @@ def build_parser() -> argparse.ArgumentParser:
     rules.add_argument("--write", action="store_true", help="with --index: put it into rules/README.md")
     _project_arguments(rules)
 
-    from mllint.commands import runs, runtime_check
-
-    runtime_check.add_arguments(
-        command(
-            "runtime-check",
-            "Run a training command for a few steps and say of each finding whether it is so. The command stands behind `--`, unchanged.",
-        )
+    check = command(
+        "runtime-check",
+        "Run a training command for a few steps and say of each finding whether it is so. The command stands behind `--`, unchanged.",
     )
-    runs.add_arguments(command("runs", "List the recorded runs, show one, or say what tells two apart."))
+    runs = command("runs", "List the recorded runs, show one, or say what tells two apart.")
+    if chosen == "runtime-check":
+        from mllint.commands import runtime_check
+
+        runtime_check.add_arguments(check)
+    if chosen == "runs":
+        from mllint.commands import runs as records
+
+        records.add_arguments(runs)
 
     new_rule = command("new-rule", "Start a rule: a page and a detector, to be filled in.")
     new_rule.add_argument("topic", metavar="TOPIC", help="the folder the rule belongs to, such as schedulers")

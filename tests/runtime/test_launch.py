@@ -121,6 +121,13 @@ def test_wrong_options(place: Place, options: tuple[str, ...], said: str) -> Non
     assert process.returncode == 2 and said in err
 
 
+def test_a_scan_loads_nothing_of_runs(place: Place) -> None:
+    place.write("train.py", TRAIN)
+    code = "import sys; from mllint.cli import run; run(['scan', '--format', 'json']); print([n for n in sys.modules if 'mllint' in n])"
+    out = subprocess.run([PYTHON, "-c", code], cwd=place.root, capture_output=True, text=True).stdout
+    assert "scheduler-never-stepped" in out and "mllint.report" in out and "mllint.runtime" not in out and "mllint.commands" not in out
+
+
 def test_a_command_in_front_of_the_dashes(place: Place) -> None:
     done = subprocess.run([PYTHON, "-m", "mllint", "runtime-check", "python", "train.py"], cwd=place.root, capture_output=True, text=True)
     assert done.returncode == 2 and "the command stands behind `--`" in done.stderr
