@@ -129,9 +129,9 @@ class _Run:
     # ------------------------------------------------------------ detectors
 
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
+        histories = self.histories = self._histories([page.rule for page in wanted])
         yield from self._hits_in_files([page for page in wanted if page.rule.subject == "file"])
         wanted = [page for page in wanted if page.rule.subject != "file"]
-        histories = self.histories = self._histories([page.rule for page in wanted])
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
             wanted = [page for page in wanted if page.own]
@@ -154,10 +154,8 @@ class _Run:
 
     def _hits_in_files(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
         """The hits of the rules about the text of one file, in each file whose bytes say that they can fire there."""
-        if not wanted:
-            return
         detectors: dict[str, Detector | None] = {}
-        for path, names in self.project.files_for([page.rule for page in wanted]):
+        for path, names in self.project.matched.items():
             code = self.project.code_file(path)
             for page in wanted:
                 if code is None or page.rule.name not in names:

@@ -46,6 +46,7 @@ class Project:
         self.problems: list[Problem] = []
         self.modules: dict[str, ModuleValue] = {}
         self.varying: set[str] = set()
+        self.matched: dict[str, frozenset[str]] = {}  # the rules about single files that can fire in each, once the bytes have been seen
         self.marked: set[str] | None = None  # files with comments that speak to us, once the bytes have been seen
         self.own_tables = tuple(os.fspath(table) for table in tables)
         self.named = named
@@ -147,15 +148,6 @@ class Project:
         if file is not None:
             self._note_varying(file.tree)
         return file
-
-    def files_for(self, rules: Sequence[Rule]) -> Iterator[tuple[str, frozenset[str]]]:
-        """The files asked about whose bytes hold what some of the rules mention, each with the names of those rules."""
-        from mllint.flow.gate import FileGate
-
-        gate = FileGate(rules)
-        for path in self.files:
-            if self.asked_about(path) and (names := gate.open_in(self.bytes_of(path))):
-                yield path, names
 
     def release(self, path: str) -> None:
         """Let go of a tree that nothing was made from: trees are most of what a scan holds in memory."""
@@ -325,7 +317,10 @@ class Project:
         return self._knowledge
 
     def histories(self, rules: Iterable[Rule] | None = None) -> list[History]:
-        """One History for each entry of the project; none where no rule of those wanted can fire (None: whatever is wanted)."""
+        """One History for each entry of the project; none where no rule of those wanted can fire (None: whatever is wanted).
+
+        The rules among them that are about single files find in `matched` where they can fire.
+        """
         from mllint.flow.survey import survey
 
         interesting, starting, entered = survey(self, rules)

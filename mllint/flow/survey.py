@@ -36,6 +36,7 @@ class Seen:
     sizes: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     closed: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    matched: dict[str, list[str]] = field(default_factory=dict)
 
 
 def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[str], list[str], set[str]]:
@@ -44,13 +45,17 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     All are empty where none of the rules can fire."""
     words = gate.words(project.own_tables)
     # Names of one's own stand for names of libraries, so that what a rule mentions says nothing any more.
-    rule_gate = None if rules is None or project.own_tables else gate.RuleGate(rules)
+    known = list(rules or ())
+    file_gate = gate.FileGate([rule for rule in known if rule.subject == "file"])
+    about_programs = [rule for rule in known if rule.subject != "file"]
+    rule_gate = None if rules is None or project.own_tables else gate.RuleGate(about_programs)
     interesting: set[str] = set()
     imports: dict[str, list[str]] = {}
     programs: set[str] = set()
     project.marked = set()
     size = 0
-    for seen in look_at_all(project, words, rule_gate):
+    for seen in look_at_all(project, words, rule_gate, file_gate):
+        project.matched.update({path: frozenset(names) for path, names in seen.matched.items()})
         interesting.update(seen.interesting)
         programs.update(seen.programs)
         project.marked.update(seen.marked)
@@ -82,26 +87,26 @@ def survey(project: Project, rules: Iterable[Rule] | None = None) -> tuple[set[s
     return interesting, starting, with_imported(imported, {*interesting, *starting})
 
 
-def look_at_all(project: Project, words: tuple[bytes, ...], rule_gate: gate.RuleGate | None) -> list[Seen]:
+def look_at_all(project: Project, words: tuple[bytes, ...], rule_gate: gate.RuleGate | None, file_gate: gate.FileGate) -> list[Seen]:
     """Look at every file; many are shared with a second process."""
     paths = list(project.files)
     if len(paths) < MANY or not processes.available():
-        return [look(project, paths, words, rule_gate)]
+        return [look(project, paths, words, rule_gate, file_gate)]
     own, other = processes.beside(
-        lambda: look(project, paths[::2], words, rule_gate),
-        lambda: look(project, paths[1::2], words, rule_gate),
+        lambda: look(project, paths[::2], words, rule_gate, file_gate),
+        lambda: look(project, paths[1::2], words, rule_gate, file_gate),
         lambda found: marshal.dumps([getattr(found, name) for name in Seen.__slots__]),
         lambda data: Seen(*marshal.loads(data)),
     )
     if other is None:
-        return [own, look(project, paths[1::2], words, rule_gate)]
+        return [own, look(project, paths[1::2], words, rule_gate, file_gate)]
     for path in other.unreadable:
         project.bytes_of(path)  # once more, so that this process has the problem too
     project.advance(len(other.imports))
     return [own, other]
 
 
-def look(project: Project, paths: list[str], words: tuple[bytes, ...], rule_gate: gate.RuleGate | None) -> Seen:
+def look(project: Project, paths: list[str], words: tuple[bytes, ...], rule_gate: gate.RuleGate | None, file_gate: gate.FileGate) -> Seen:
     """What the bytes of these files tell."""
     seen = Seen()
     for path in paths:
@@ -117,6 +122,8 @@ def look(project: Project, paths: list[str], words: tuple[bytes, ...], rule_gate
             seen.marked.append(path)
         if kind == "notebook" or gate.starts_program(data):
             seen.programs.append(path)
+        if project.asked_about(path) and (names := file_gate.open_in(data)):
+            seen.matched[path] = sorted(names)
         if gate.of_interest(data, words):
             seen.interesting.append(path)
         elif project.asked_about(path):
