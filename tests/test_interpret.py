@@ -364,3 +364,10 @@ def test_a_library_whose_source_is_in_the_project_is_what_its_table_says(tmp_pat
     history = next(h for h in histories(tmp_path, files) if h.entry == "main.py")
     (backward,) = history.events(None, "backward")
     assert [t.id for t in history.things("accelerator")] == [backward.via]
+
+
+@pytest.mark.parametrize("depth", range(14))
+def test_what_clears_gradients_does_so_however_it_was_come_by(tmp_path: Path, depth: int) -> None:
+    model = "lib.wrapped(" * depth + "lib.make()" + ")" * depth
+    history = run(tmp_path, f"import lib\nm = {model}\nfor _ in range(3):\n    m.zero_grad()\n    m(1).backward()\n    opt.step()")
+    assert history.events(None, "zero_grad", "grad-cleared")

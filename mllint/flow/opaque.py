@@ -96,6 +96,9 @@ class Unknown(State):
                 keywords,
                 node,
             )
+        if name == "zero_grad":  # of one of several, or of what cannot be told any more
+            self.record("grad-cleared", None, node, {"of": self.value(one(base))})
+            return one(Const(None))
         if name in ("zero_", "detach_") and base_key[0] == "attr" and base_key[2] == "grad":
             self.record("grad-cleared", None, node, {"of": self.value(one(base))})
             return one(base)
