@@ -322,7 +322,8 @@ def test_a_mistake_that_was_mended_is_gone(training, sandbox):
     assert "loss: differs first at step 4: " in said, "up to the first step with another rate both runs are the same"
     assert "events: scheduler.step 0 before, 2 now" in said
     newest, oldest = (load(entry.path) for entry in listed(str(training.root)))
-    assert [len(known.main.of("step")) for known in (oldest, newest)] == [6, 6]
+    made = [len(known.main.of("step")) for known in (oldest, newest)]
+    assert made[0] == made[1] >= 6
     assert newest.head["compare"]["changes"][0]["change"] == "was confirmed, now gone"
     assert [v["verdict"] for v in oldest.verdicts] == ["confirmed"]
     assert oldest.head["sandbox"] == sandbox
