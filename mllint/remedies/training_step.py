@@ -25,7 +25,7 @@ from mllint.flow.anchors import (
     stepped_name,
     whole,
 )
-from mllint.flow.questions import CLEARING, backwards, boundary, called, clears, innermost, loss_of, reaches, within
+from mllint.flow.questions import CLEARING, backwards, boundary, called, clears, innermost, loss_of, reaches, shared_loop, within
 from mllint.model.fix import Delete, Edit, Fix, Insert, Move, Rewrite
 from mllint.model.history import Event, Frame, History, Thing
 from mllint.remedies.placing import behind_scaler
@@ -204,12 +204,25 @@ def accumulation_not_scaled(code: Code, history: History, backward: Event, where
         number = turns_of(around, where)
     if number is None or not known_in(here, around, number):
         return None
+    if beside(history, backward):
+        return None
     receiver = call.func.value
     if isinstance(receiver, ast.Call) and isinstance(receiver.func, ast.Attribute) and receiver.func.attr == "scale":
         edit = Rewrite(here.span_of(receiver), f"$function($0 / {number})")
     else:
         edit = Rewrite(backward.span, f"($receiver / {number}).backward($arguments)")
     return Fix(f"divide {loss_of(history, backward)} by `{number}`", "unsafe", (edit,))
+
+
+def beside(history: History, backward: Event) -> bool:
+    """Another loop of the same turn adds up passes of the same model undivided: what compares the two sums must find them alike."""
+    loss, around = backward.arguments["loss"], {f.key for f in backward.turns()}
+    for other in backwards(history):
+        theirs = other.arguments["loss"]
+        apart = shared_loop(other, backward) is not None and other.turns()[-1].key not in around
+        if apart and theirs.sources & loss.sources and not theirs.divided_by:
+            return True
+    return False
 
 
 def turns_of(spot: Spot, frame: Frame) -> str | None:
