@@ -544,7 +544,7 @@ def test_every_format_says_the_verdict(confirmed: tuple[Checked, Project], form:
         properties = json.loads(out)["runs"][0]["results"][0]["properties"]
         assert properties["verdict"] == "confirmed" and properties["evidence"]
     if form == "github":
-        assert "%0Arun: confirmed%0A6 optimizer steps" in out
+        assert f"%0Arun: confirmed%0A{checked.findings[0].evidence[0]}" in out
 
 
 @pytest.mark.parametrize("form", ["text", "concise", "json", "sarif", "github"])
