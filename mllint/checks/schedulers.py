@@ -269,11 +269,15 @@ def counted_in_epochs(history: History, key: tuple, loop: Frame, outer: list[Fra
     return False
 
 
+#: Nobody trains for more epochs: a larger number counts batches, and a larger bound stands for none.
+MOST_EPOCHS = 20_000
+
+
 def small_beside(history: History, key: tuple, epochs: Frame) -> bool:
     """A literal of at most the number of epochs: `step_size=30` in a run of 90."""
     last = key[-1] if key[:1] in (("list",), ("tuple",)) and len(key) > 1 else key
     size, bound = worth(history, last), None if epochs.size is None else worth(history, epochs.size.key)
-    return size is not None and bound is not None and 1 < size <= bound
+    return size is not None and bound is not None and 1 < size <= min(bound, MOST_EPOCHS)
 
 
 def worth(history: History, key: tuple) -> float | None:

@@ -36,7 +36,7 @@ from mllint.flow.questions import (
     touches,
     within,
 )
-from mllint.flow.registration import REGISTERING, SHARED, is_own, last_name, modules_in, plain_containers
+from mllint.flow.registration import SHARED, has_containers, is_own, plain_containers
 from mllint.model.finding import Hit, Span
 from mllint.model.fix import AddImport, Fix, Insert, Move, Rename, Replace
 from mllint.model.history import Event, Frame, History, Thing
@@ -268,6 +268,8 @@ def plain_mean(history: History, backward: Event, step: Event) -> bool:
     loss = backward.arguments["loss"]
     if loss.divided_by or loss.tags & {"sum", "weighted"} or backward.via is not None or backward.inside("accumulate") is not None:
         return False
+    if history.events(None, "register_comm_hook"):
+        return False  # it may divide what the processes exchange
     return not any(e.action == "grad-written" and shared_loop(e, backward) is not None for e in history.events(None, "grad-written"))
 
 
@@ -375,10 +377,12 @@ def taken_later(history: History, optimizer: Thing, change: Event) -> bool:
 
 @each(CodeFile)
 def missing_super_init(code: CodeFile) -> Iterator[Hit]:
-    for cls in modules_in(code):
+    for cls in code.all(ast.ClassDef):
         init = next((n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if init is None or not makes_before_it_begins(init) or code.kind_of(cls) != "module":
+            continue
         ancestry = code.ancestry(cls)
-        if init is None or not ancestry.known or cls.keywords or cls.decorator_list or own_setattr(cls, ancestry):
+        if not ancestry.known or cls.keywords or cls.decorator_list or own_setattr(cls, ancestry):
             continue
         first = next((n for n in in_order(init.body) if begins(n) or keeps_module(code, n)), None)
         if first is None or begins(first):
@@ -389,6 +393,16 @@ def missing_super_init(code: CodeFile) -> Iterator[Hit]:
         labels = path((code.span(first), "assigned here"), (code.span(late) if late is not None else None, "initialised only here"))
         message = f"`{what}` is assigned {when} `super().__init__()`, which raises an AttributeError"
         yield Hit(code.span(first), message, labels, fix=initialised_first(code, init, late, ancestry))
+
+
+def makes_before_it_begins(init: ast.FunctionDef) -> bool:
+    """By its text alone, something may be kept before the base class is initialised: asked first, since most classes answer no."""
+    for statement in in_order(init.body):
+        if begins(statement):
+            return False
+        if isinstance(statement, (ast.Assign, ast.Expr)) and isinstance(statement.value, ast.Call):
+            return True
+    return False
 
 
 def own_setattr(cls: ast.ClassDef, ancestry: Ancestry) -> bool:
@@ -449,8 +463,8 @@ def initialised_first(code: CodeFile, init: ast.FunctionDef, late: ast.stmt | No
 
 @each(CodeFile)
 def unregistered_submodules(code: CodeFile) -> Iterator[Hit]:
-    for cls in modules_in(code):
-        if any(isinstance(n, ast.Call) and last_name(n.func) in REGISTERING for n in ast.walk(cls)):
+    for cls in code.all(ast.ClassDef):
+        if not has_containers(cls) or code.kind_of(cls) != "module":
             continue
         for attribute, (kept, element) in plain_containers(code, cls).items():
             kind = "dict" if isinstance(kept.value, (ast.Dict, ast.DictComp)) else "list"
