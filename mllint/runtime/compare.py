@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from mllint.runtime.runs import Difference, Verdict, differences, paired
 
 #: Both runs are seeded with this where the user names no seed.
 SEED = 0
+
+#: A file of more bytes is data.
+BIG = 1_000_000
 
 #: What a file kept elsewhere leaves in a repository: a pointer of Git LFS begins so.
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -170,15 +174,18 @@ def revision(root: str, name: str, code: Iterable[str], scratch: str) -> Tree:
         commit = git.commit(name)
         prefix = git.said("rev-parse", "--show-prefix", today=True).removesuffix("\n")
         git.said("read-tree", f"{commit}:{prefix.rstrip('/')}")
-        git.said("checkout-index", "--all", "--force", f"--prefix={scratch}{os.sep}")
-        old = set(git.names("ls-files", "-z"))
-        today = set(git.names("ls-files", "-z", today=True))
+        old, today = git.entries(), git.entries(today=True)
+        touched = set(git.names("diff-files", "-z", "--name-only", "--relative", today=True))
+        # Data that git keeps and nobody has changed need not be written out once more.
+        same = {path for path, entry in old.items() if today.get(path) == entry and path not in touched}
+        same = {path for path in same if _is_big(os.path.join(root, path))}
+        git.said("checkout-index", "-z", "--stdin", "--force", f"--prefix={scratch}{os.sep}", told="\0".join(old.keys() - same))
     finally:
         if os.path.exists(git.index):
             os.unlink(git.index)
     notes = []
-    files: dict[str, str | None] = {path: None for path in today - old if os.path.lexists(os.path.join(root, path))}
-    for path in sorted(old):
+    files: dict[str, str | None] = {path: None for path in today.keys() - old.keys() if os.path.lexists(os.path.join(root, path))}
+    for path in sorted(old.keys() - same):
         there, here = os.path.join(scratch, path), os.path.join(root, path)
         if not os.path.lexists(there) or os.path.isdir(there):
             notes.append(f"{path} is a repository of its own: the one of the working tree was used for both")
@@ -194,6 +201,14 @@ def revision(root: str, name: str, code: Iterable[str], scratch: str) -> Tree:
             shutil.copy2(os.path.join(root, path), target)
     short = commit[:9]
     return Tree(short if commit.startswith(name) else f"{name} ({short})", scratch, files, tuple(notes))
+
+
+def _is_big(path: str) -> bool:
+    try:
+        known = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(known.st_mode) and known.st_size > BIG
 
 
 def _is_pointer(path: str) -> bool:
@@ -240,14 +255,19 @@ class _Git:
     def names(self, *words: str, today: bool = False) -> list[str]:
         return [name for name in self.said(*words, today=today).split("\0") if name]
 
-    def said(self, *words: str, today: bool = False) -> str:
+    def entries(self, *, today: bool = False) -> dict[str, str]:
+        """The names in an index, each with the kind and the content it stands for."""
+        rows = (row.partition("\t") for row in self.names("ls-files", "-z", "--stage", today=today))
+        return {path: facts for facts, _, path in rows}
+
+    def said(self, *words: str, today: bool = False, told: str = "") -> str:
         """What git answers: of our index, from the top of the repository; with `today` of the user's, from the root of the project."""
         env = {key: value for key, value in os.environ.items() if key not in _OF_HOOKS} | _QUIET
         if not today:
             env["GIT_INDEX_FILE"] = self.index
         try:
             at = self.root if today else self._top
-            done = subprocess.run(["git", *_PLAIN, *words], cwd=at, env=env, capture_output=True, check=False)
+            done = subprocess.run(["git", *_PLAIN, *words], cwd=at, env=env, input=os.fsencode(told), capture_output=True, check=False)
         except OSError as error:
             raise CompareError("comparing with a revision needs git on the path") from error
         if done.returncode != 0:

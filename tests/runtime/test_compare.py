@@ -102,6 +102,20 @@ def test_a_revision_is_what_differs_from_the_working_tree(repository, tmp_path):
     assert taken(repository.root, "HEAD~1", tmp_path).name == f"HEAD~1 ({first[:9]})"
 
 
+def test_big_files_that_did_not_change_are_not_written_out(repository, tmp_path):
+    big = b"x" * 2_000_000
+    repository.commit({"same.bin": big, "touched.bin": big + b"1", "other.bin": big + b"2", "gone.bin": big + b"3"})
+    os.utime(repository.root / "touched.bin", (1, 1))
+    repository.write("other.bin", b"new")
+    (repository.root / "gone.bin").unlink()
+    before = repository.state()
+    tree = taken(repository.root, "HEAD", tmp_path)
+    assert set(tree.files) == {"other.bin", "gone.bin"}
+    assert sorted(os.listdir(tree.folder)) == ["gone.bin", "other.bin", "touched.bin"]
+    assert Path(tree.files["other.bin"]).read_bytes() == big + b"2"
+    assert repository.state() == before
+
+
 def test_links_and_the_right_to_be_run_are_part_of_a_revision(repository, tmp_path):
     os.symlink("a.py", repository.write("a.py", "1").parent / "link.py")
     repository.write("run.sh", "x").chmod(0o755)
