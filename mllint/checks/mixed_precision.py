@@ -14,10 +14,12 @@ from mllint.flow.questions import (
     gradients_of,
     innermost,
     loss_of,
+    number,
     owned,
     parts,
     path,
     pending,
+    period,
     reaches,
     same_arm,
     shared_loop,
@@ -329,7 +331,7 @@ def missed_boundary(history: History, scaler: Thing, unscale: Event, loop: Frame
                 return step, None
             continue
         arm = boundary(step, loop)
-        if arm is None or same_arm(unscale, arm) or any(counts(f) for f in unscale.arms(loop)):
+        if arm is None or number(period(arm) or ()) == 1 or same_arm(unscale, arm) or any(counts(f) for f in unscale.arms(loop)):
             continue
         if not any(within(u, loop) and not any(f.key == arm.key for f in u.arms(loop)) for u in updates):
             return step, arm
