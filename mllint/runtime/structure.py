@@ -95,6 +95,15 @@ class Structure:
         """The function the step stands in, or the whole file."""
         return next(iter(self._within(step)), None)
 
+    def heads(self, step: Step) -> Iterator[int]:
+        """The lines on which the functions and classes around the step begin."""
+        file = self.file(step.file)
+        for node in ast.walk(file.tree) if file is not None else ():
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            if node.lineno <= step.line <= (node.end_lineno or 0):
+                yield node.lineno
+
     # ---------------------------------------------------------------- trees
 
     def _within(self, step: Step) -> list[ast.AST]:

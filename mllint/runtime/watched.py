@@ -90,6 +90,7 @@ class Watched:
                 if step.own:
                     span = self.structure.span(step)
                     yield step.file, step.line
+                    yield from ((step.file, line) for line in self.structure.heads(step))
                     yield span.path, span.line
                     for block in self.structure.blocks(step):
                         yield block.span.path, block.span.line

@@ -20,7 +20,9 @@ def missing_zero_grad(watched: Watched) -> Iterator[Hit]:
     for optimizer in watched.history.things("optimizer"):
         rows = [row for row in watched.steps if row.get("optimizer") == optimizer.id]
         steps = watched.history.events(optimizer, "step")
-        if len(rows) > TWICE and all(row.get("stale") for row in rows[-TWICE:]) and steps and own(steps[0]):
+        stale = [bool(row.get("stale")) for row in rows]
+        again = any(all(stale[n : n + TWICE]) for n in range(len(stale) - TWICE + 1))
+        if again and steps and own(steps[0]):
             yield Hit(
                 steps[0].span,
                 f"the gradients of {called(optimizer)} are never cleared in this loop, so every step adds to all before it",
@@ -62,7 +64,9 @@ def optimizer_before_parameters(watched: Watched) -> Iterator[Hit]:
 
 def parameter_not_optimised(watched: Watched) -> Iterator[Hit]:
     """Trainable parameters that get gradients and are in no optimizer."""
-    left = list(watched.part.end.get("not_optimised") or ())
+    changes = [row for row in watched.part.of("event") if row["action"] == "replaced"]
+    replaced = {p for row in changes for p in (row.get("arguments") or {}).get("params") or ()}
+    left = [p for p in watched.part.end.get("not_optimised") or () if p not in replaced]  # optimizer-before-parameters says those
     steps = [e for e in watched.history.events(None, "step") if e.thing is not None and e.thing.kind == "optimizer"]
     if left and len(steps) >= TWICE:
         optimizer = steps[0].thing
