@@ -5,8 +5,9 @@ The runs of all selected cases are done at once, by `warm.py`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import warm
 from mutation import CLEAN, DISTRIBUTED, UNSEEN, Mutation, script, source
 from mutations import MUTATIONS, SHAPES
 
+from mllint.commands import runtime_check
 from mllint.commands.runtime_check import Project, _scanned, judge
 from mllint.config import Config
 from mllint.model.finding import Finding
 from mllint.pages import load_pages
+from mllint.runtime import structure
 
 pytest.importorskip("torch")
 PAGES = load_pages()
@@ -32,6 +35,15 @@ NEEDS = {
     "lightning_fit": ("lightning",),
     "lightning_manual": ("lightning",),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _read_once() -> Iterator[None]:
+    """The files of the frameworks and the tables are the same in every case."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structure, "read_code", functools.cache(structure.read_code))
+        patch.setattr(runtime_check, "_knowledge", functools.cache(runtime_check._knowledge))
+        yield
 
 
 @dataclass(frozen=True, slots=True)

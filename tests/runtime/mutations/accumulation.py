@@ -56,7 +56,9 @@ shape.breaks("zero-grad-before-step", drop(ZERO), before(CLIP, ZERO))
 shape.breaks("optimizer-before-parameters", before(EPOCHS, "    model.head = nn.Linear(32, 5)\n"), also=("parameter-without-gradient",))
 shape.breaks("step-without-backward", drop(BACKWARD), at=("optimizer.step()", "optimizer = "))
 shape.breaks(
-    "gradient-cut", (BACKWARD, "            torch.tensor(loss.item() / args.accumulate, requires_grad=True).backward()\n"), at="backward()"
+    "gradient-cut",
+    (BACKWARD, "            (torch.tensor(loss.item(), requires_grad=True) / args.accumulate).backward()\n"),
+    at="backward()",
 )
 shape.breaks(
     "eval-without-eval-mode", drop("    model.eval()\n"), at=("step_loss(model, criterion, tokens, tags).item()", "logits = model(tokens)")

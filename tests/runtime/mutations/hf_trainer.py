@@ -45,7 +45,7 @@ shape.breaks(
 )
 shape.breaks("gradient-cut", (LOSS, LOSS + "        loss = torch.tensor(loss.item(), requires_grad=True)\n"), at="trainer.train()")
 shape.breaks("eval-without-eval-mode", drop("        model.eval()\n"), at="logits = model(input_ids=self.sentences)")
-shape.breaks("eval-without-no-grad", (LOOK, LOOK.replace("with torch.no_grad()", "if True")), at="def on_epoch_end")
+shape.breaks("eval-without-no-grad", (LOOK, LOOK.replace("with torch.no_grad()", "if True")), at="logits = model(input_ids=self.sentences)")
 shape.breaks(
     "softmax-before-cross-entropy", ("logits = outputs.logits\n", "logits = outputs.logits.softmax(dim=-1)\n"), at="F.cross_entropy"
 )

@@ -36,14 +36,14 @@ shape.breaks(
     drop("        gradient_clip_val=1.0,\n"),
 )
 shape.breaks("missing-zero-grad", hook("optimizer_zero_grad(self, epoch, batch_idx, optimizer)", "pass"), at=("optimizer = ", FIT.strip()))
-shape.breaks("zero-grad-before-step", hook("on_before_optimizer_step(self, optimizer)", "optimizer.zero_grad()"))
+shape.breaks("zero-grad-before-step", hook("on_before_optimizer_step(self, optimizer)", "optimizer.zero_grad()"), also=("clip-after-step",))
 shape.breaks(
     "optimizer-before-parameters", hook("on_train_start(self)", "self.head = nn.Linear(32, 4)"), also=("parameter-without-gradient",)
 )
 shape.breaks("step-without-backward", hook("backward(self, loss)", "pass"), at=("optimizer = ", FIT.strip()))
 shape.breaks("gradient-cut", (LOSS, LOSS + "        loss = torch.tensor(loss.item(), requires_grad=True)\n"), at=FIT.strip())
 shape.breaks("eval-without-eval-mode", drop("        pl_module.eval()\n"), at="logits = pl_module(self.x)")
-shape.breaks("eval-without-no-grad", (LOOK, LOOK.replace("with torch.no_grad()", "if True")), at="def on_train_epoch_end")
+shape.breaks("eval-without-no-grad", (LOOK, LOOK.replace("with torch.no_grad()", "if True")), at="logits = pl_module(self.x)")
 shape.breaks("train-mode-not-restored", drop("        pl_module.train()\n"), at=("logits = self(x)", "pl_module.eval()", FIT.strip()))
 shape.breaks("softmax-before-cross-entropy", (LOSS, "        loss = F.cross_entropy(logits.softmax(dim=1), y)\n"))
 shape.breaks(
