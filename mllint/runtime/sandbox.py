@@ -34,6 +34,8 @@ MANY_FILES = 2_000
 #: Folders of installed packages, linked whole too.
 LINKED = frozenset({".venv", "venv", "node_modules", ".tox", ".nox", "site-packages"})
 LEFT_OUT = frozenset({".git", ".hg", ".svn", ".mllint", ".mllint_cache", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"})
+#: A socket's path may have about 100 characters. Workers of data loaders put theirs into the folder for temporary files, and need 60.
+LONGEST_FOLDER = 40
 #: Comparing the project before and after looks at this many files at most.
 MOST_COMPARED = 200_000
 
@@ -156,7 +158,8 @@ def choose(root: str, kind: str) -> Sandbox:
 
 
 def _scratch(within: str | None = None) -> str:
-    # In the system's own folder for such things: the paths of sockets made there may not be long.
+    if within is None and len(os.path.realpath(tempfile.gettempdir())) > LONGEST_FOLDER and os.access("/tmp", os.W_OK):
+        within = "/tmp"
     folder = os.path.realpath(tempfile.mkdtemp(prefix="mllint-", dir=within))
     os.mkdir(os.path.join(folder, "tmp"))
     return folder

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import uuid
@@ -54,8 +56,8 @@ class Place:
             (library / "torch" / "__init__.py").write_text("__version__ = '0'\n")
             self.env["PYTHONPATH"] = str(library)
         (root / ".git").mkdir()
-        self.scratch = library.parent / "scratch"
-        self.scratch.mkdir()
+        # Not below the folder of the test: the paths of sockets may not be long.
+        self.scratch = Path(tempfile.mkdtemp(prefix="runs-"))
         self.env["TMPDIR"] = str(self.scratch)
 
     def write(self, name: str, text: str | bytes) -> Path:
@@ -115,7 +117,8 @@ class Place:
         return found
 
     def clean(self) -> None:
-        """End what a failing test has left."""
+        """End and remove what a failing test has left."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
             if name.isdigit():
                 try:

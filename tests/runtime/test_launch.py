@@ -400,6 +400,17 @@ def test_data_mounted_inside_the_project_can_be_read_and_not_written(place: Plac
     assert sorted(os.listdir(tmp_path / "store")) == ["a.csv"]
 
 
+def test_the_folder_for_temporary_files_has_a_short_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 60)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    sandbox = choose(str(tmp_path), "none")
+    # What multiprocessing puts below it, and the limit of macOS.
+    assert len(os.path.join(sandbox.temporary, "pymp-12345678", "listener-12345678")) < 104
+    sandbox.close()
+    assert not os.path.exists(sandbox.scratch)
+
+
 def test_what_was_changed_is_told_by_size_time_and_kind(tree: Path) -> None:
     before = snapshot(str(tree))
     assert ".git/HEAD" not in before and "train.py" in before
