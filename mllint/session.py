@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SUPPRESSIONS = "suppressions"
 
+#: Files with work for the rules about single files from which on a second process does it.
+MANY_MATCHED = 12
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -129,9 +132,36 @@ class _Run:
     # ------------------------------------------------------------ detectors
 
     def _hits(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
-        histories = self.histories = self._histories([page.rule for page in wanted])
-        yield from self._hits_in_files([page for page in wanted if page.rule.subject == "file"])
-        wanted = [page for page in wanted if page.rule.subject != "file"]
+        from mllint.flow import processes
+
+        self._attempt(lambda: self.project.look_over([page.rule for page in wanted]))
+        about_files = [page for page in wanted if page.rule.subject == "file"]
+        about_programs = [page for page in wanted if page.rule.subject != "file"]
+        if len(self.project.matched) < MANY_MATCHED or not processes.available():
+            yield from self._hits_in_files(about_files)
+            yield from self._hits_in_programs(about_programs)
+            return
+        import pickle
+
+        known = set(self.problems), set(self.project.problems)
+
+        def beside() -> tuple[list[tuple[str, Hit]], list[Problem], list[Problem]]:
+            hits = [(rule.name, hit) for rule, hit in self._hits_in_files(about_files)]
+            new = [p for p in self.problems if p not in known[0]], [p for p in self.project.problems if p not in known[1]]
+            return hits, *new
+
+        own, other = processes.beside(lambda: list(self._hits_in_programs(about_programs)), beside, pickle.dumps, pickle.loads)
+        if other is None:
+            yield from self._hits_in_files(about_files)
+        else:
+            self.problems += other[1]
+            self.project.problems += other[2]
+            yield from ((self.pages[name].rule, hit) for name, hit in other[0])
+        yield from own
+
+    def _hits_in_programs(self, wanted: Sequence[Page]) -> Iterator[tuple[Rule, Hit]]:
+        """The hits of the rules about what a program does to its objects."""
+        histories = self.histories = self._attempt(self.project.histories) or ()
         if not histories:
             # Rules of ours all speak of histories (a test holds that), so that most runs load no detector at all.
             wanted = [page for page in wanted if page.own]
@@ -167,12 +197,13 @@ class _Run:
                     yield from self._ask(page.rule, function, (code,), path)
             self.project.release(path)
 
-    def _histories(self, rules: Sequence[Rule]) -> Sequence[Any]:
+    def _attempt(self, work: Callable[[], Any]) -> Any:
+        """What the work gives; None, and a problem, where it fails."""
         try:
-            return self.project.histories(rules)
+            return work()
         except Exception as error:
             self.problems.append(Problem("internal", f"the code could not be followed: {_said(error)}"))
-            return ()
+            return None
 
     def _detector(self, page: Page) -> Detector | None:
         from mllint.checks import detector

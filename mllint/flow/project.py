@@ -46,6 +46,7 @@ class Project:
         self.problems: list[Problem] = []
         self.modules: dict[str, ModuleValue] = {}
         self.varying: set[str] = set()
+        self._entries: tuple[set[str], list[str], set[str]] | None = None
         self.matched: dict[str, frozenset[str]] = {}  # the rules about single files that can fire in each, once the bytes have been seen
         self.marked: set[str] | None = None  # files with comments that speak to us, once the bytes have been seen
         self.own_tables = tuple(os.fspath(table) for table in tables)
@@ -316,14 +317,20 @@ class Project:
             self._knowledge = read_tables([*shipped_tables(), *map(Path, self.own_tables)])
         return self._knowledge
 
-    def histories(self, rules: Iterable[Rule] | None = None) -> list[History]:
-        """One History for each entry of the project; none where no rule of those wanted can fire (None: whatever is wanted).
-
-        The rules among them that are about single files find in `matched` where they can fire.
-        """
+    def look_over(self, rules: Iterable[Rule] | None = None) -> None:
+        """See by the bytes which files and programs can matter to the rules (None: to any); `matched` then tells where those about
+        single files can fire."""
         from mllint.flow.survey import survey
 
-        interesting, starting, entered = survey(self, rules)
+        self._entries = survey(self, rules)
+
+    def histories(self, rules: Iterable[Rule] | None = None) -> list[History]:
+        """One History for each entry of the project; none where no rule of those wanted can fire (None: those it was looked over
+        for, else whatever is wanted)."""
+        if self._entries is None or rules is not None:
+            self.look_over(rules)
+        assert self._entries is not None
+        interesting, starting, entered = self._entries
         if not interesting:
             return []
         # The interpreter is most of mllint, and most files never need it.

@@ -14,9 +14,20 @@ ADDING = frozenset(("append", "insert", "extend"))
 SHARED = ADDING | {"pop"}
 
 
-def modules_in(code: CodeFile) -> Iterator[ast.ClassDef]:
-    """The classes of the file that are modules of torch."""
-    return (cls for cls in code.all(ast.ClassDef) if code.kind_of(cls) == "module")
+def has_containers(cls: ast.ClassDef) -> bool:
+    """By its text alone, the class may keep modules in a list or dict: asked first, since most classes answer no."""
+    kept = False
+    named: set[str] = set()
+    filled: set[str] = set()
+    for node in ast.walk(cls):
+        if isinstance(node, ast.Call) and last_name(node.func) in REGISTERING:
+            return False
+        if isinstance(node, ast.Assign) and is_own(node.targets[0]):
+            kept = kept or isinstance(node.value, (ast.List, ast.ListComp, ast.Dict, ast.DictComp))
+            named |= {node.value.id} if isinstance(node.value, ast.Name) else set()
+        elif isinstance(node, ast.Attribute) and node.attr in ADDING and isinstance(node.value, ast.Name):
+            filled.add(node.value.id)
+    return kept or bool(named & filled)
 
 
 def is_own(node: ast.AST) -> bool:
