@@ -219,6 +219,7 @@ class _Replay:
         facts = {k: v for k, v in (self.knowledge.objects.get(known) or {}).items() if k not in ("kind", "parameters", "gives")}
         if not name.startswith("torch."):
             facts["overrides"] = frozenset(("step",))
+            facts["deferring"] = frozenset(("step",))  # as far as a run can tell
         total = _total_steps(row)
         if total is not None:
             arguments["num_training_steps"] = Value(("const", total))
