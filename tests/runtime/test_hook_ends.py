@@ -71,7 +71,7 @@ def test_training_without_a_loader_waits_for_the_scheduler(tmp_path: Path) -> No
             sched.step()
         """
     seen = watch(tmp_path / "a", text)
-    assert ended(seen) == "steps" and len(seen.part.of("step")) == 8
+    assert ended(seen) == "steps" and len(seen.part.of("step")) == 9, "the eighth is followed by the scheduler, and that by one turn"
     never = watch(tmp_path / "b", text.replace("sched.step()", "pass"))
     assert ended(never) == "steps" and len(never.part.of("step")) == 30, "the grace is four times the steps"
 

@@ -30,7 +30,7 @@ from accelerate import Accelerator
 accelerator = Accelerator(gradient_accumulation_steps=2, cpu=True)
 model = Net()
 opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
-sched = torch.optim.lr_scheduler.StepLR(opt, 1)
+sched = torch.optim.lr_scheduler.StepLR(opt, 1, 0.9)
 model, opt, loader, sched = accelerator.prepare(model, opt, DataLoader(data(), batch_size=4, shuffle=True), sched)
 for epoch in range(10):
     model.train()
@@ -73,7 +73,7 @@ def clean(part: Part) -> None:
 
 
 def passes(part: Part) -> list[tuple]:
-    return [(p["grad"], p["steps"], p["truncated"]) for p in part.of("pass")]
+    return [(p["grad"], p["steps"], p["truncated"]) for p in part.of("pass") if not p.get("open")]
 
 
 def test_transformers_trainer(tmp_path: Path) -> None:
@@ -81,12 +81,12 @@ def test_transformers_trainer(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     part = watch(tmp_path, HF).part
     clean(part)
-    assert len(part.of("step")) == 6 and sorted(passes(part)) == [("eval", 0, True)] * 2 + [("train", 3, True)] * 2
+    assert len(part.of("step")) == 7 and sorted(passes(part)) == [("eval", 0, True)] * 2 + [("train", 3, True)] * 2
     engine, optimizer, scheduler = (part.one("thing", kind=kind) for kind in ("engine", "optimizer", "scheduler"))
     assert engine["type"] == "transformers.trainer.Trainer" and engine["arguments"]["args"]["per_device_train_batch_size"] == 4
     assert optimizer["type"] == "torch.optim.adamw.AdamW" and scheduler["partners"] == [optimizer["id"]]
     rates = [s["lr"][0] for s in part.of("step")]
-    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 6
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 7
     assert part.actions("clip", "backward", "step", "zero_grad")[1:6] == ["backward", "clip", "step", "step", "zero_grad"]
 
 
@@ -113,7 +113,7 @@ def test_lightning(tmp_path: Path) -> None:
     clean(part)
     assert passes(part)[:4] == [("eval", 0, False), ("train", 3, True), ("eval", 0, True), ("train", 3, True)]
     steps = part.of("step")
-    assert len(steps) == 6 and [s["lr"] for s in steps] == [[0.001]] * 3 + [[0.0001]] * 3
+    assert [s["lr"][0] for s in steps] == pytest.approx([1e-3] * 3 + [1e-4] * 3 + [1e-5])
     optimizer = part.one("thing", kind="optimizer")["id"]
     assert all(e["arguments"] == {"closure": True} for e in part.of("event", action="step", thing=optimizer))
     assert "__main__.Lit" in [t["type"] for t in part.things("module")]

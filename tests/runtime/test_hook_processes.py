@@ -56,7 +56,7 @@ if __name__ == "__main__":
     parts = [p for p in seen.parts if p.of("step")]
     assert sorted(p.of("start")[-1]["rank"] for p in parts) == [0, 1]
     for part in parts:
-        assert len(part.of("step")) == 6 and part.one("end")["reason"] == "steps"
+        assert len(part.of("step")) == 7 and part.one("end")["reason"] == "steps"
         wrapper = next(t for t in part.things("module") if t["type"].endswith("DistributedDataParallel"))
         assert wrapper["partners"] == [t["id"] for t in part.things("module") if t["type"].endswith("Net")]
         assert {e["thing"] for e in part.of("event", action="forward")} == {wrapper["id"]}
@@ -201,4 +201,4 @@ for epoch in range(3):
         part = seen.part
         turn = ["zero_grad", "forward", "backward", "step"]
         assert part.actions(*turn)[:8] == turn * 2
-        assert len(part.of("step")) == 6 and all(s["changed"] == 4 for s in part.of("step"))
+        assert len(part.of("step")) == 7 and all(s["changed"] == 4 for s in part.of("step"))

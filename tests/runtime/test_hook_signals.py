@@ -29,7 +29,7 @@ def loop(folder: Path, before: str = "pass", after: str = "pass", optimizer: str
 def test_a_gradient_used_twice_is_stale(tmp_path: Path) -> None:
     part = loop(tmp_path).part
     stale = [[part.params()[p] for p in s["stale"]] for s in part.of("step")]
-    assert stale[0] == [] and stale[1:] == [["fc.weight", "fc.bias", "out.weight", "out.bias"]] * 5
+    assert stale[0] == [] and stale[1:] == [["fc.weight", "fc.bias", "out.weight", "out.bias"]] * 6
     assert part.of("event", action="grad-cleared") == []
 
 
@@ -44,15 +44,15 @@ def test_a_gradient_used_twice_is_stale(tmp_path: Path) -> None:
 )
 def test_however_it_is_zeroed_nothing_is_stale(tmp_path: Path, clears: str) -> None:
     part = loop(tmp_path, before=clears).part
-    assert [s["stale"] for s in part.of("step")] == [[]] * 6
+    assert [s["stale"] for s in part.of("step")] == [[]] * 7
     by_hand = part.of("event", action="grad-cleared")
     zeroing = part.of("event", action="zero_grad")
     if "for p" in clears:
-        assert zeroing == [] and [sorted(e["arguments"]["of"]["params"]) for e in by_hand] == [[1, 2, 3, 4]] * 5
+        assert zeroing == [] and [sorted(e["arguments"]["of"]["params"]) for e in by_hand] == [[1, 2, 3, 4]] * 6
         order = part.actions("grad-cleared", "backward", "step")
         assert order[2:5] == ["grad-cleared", "backward", "step"], "written before the event at which it was noticed"
     else:
-        assert by_hand == [] and len(zeroing) == 7, "one for each step, and one before the run is stopped"
+        assert by_hand == [] and len(zeroing) == 8, "one for each step, and one before the run is stopped"
         kinds = {t["id"]: t["kind"] for t in part.of("thing")}
         assert {kinds[e["thing"]] for e in zeroing} == {"module" if "model" in clears else "optimizer"}
 
@@ -291,6 +291,6 @@ def test_checkpointed_parts_are_no_roots(tmp_path: Path) -> None:
 def test_examples_of_the_first_batch(tmp_path: Path) -> None:
     part = watch(tmp_path, LOOP.format(before="opt.zero_grad()", after="pass", optimizer="SGD"), examples=3).part
     examples = part.of("examples")
-    assert [e["step"] for e in examples] == list(range(6))
+    assert [e["step"] for e in examples] == list(range(7))
     assert all(len(e["loss"]) == len(e["prediction"]) == len(e["target"]) == 3 for e in examples)
     assert set(examples[0]["target"]) <= {0, 1, 2, 3} and all(isinstance(p, int) for p in examples[0]["prediction"])
