@@ -137,7 +137,7 @@ def _judged(finding: Finding, hits: Sequence[Hit], watched: Watched, rule: Rule 
     def say(verdict: str, *sentences: str) -> Finding:
         return replace(finding, verdict=verdict, evidence=tuple(sentences))
 
-    if rule is None or rule.observable == "never":
+    if rule is None or rule.observable == "never" or (rule.subject == "file" and observed(rule) is None):
         return say(NOT_OBSERVABLE, "nothing that happens in a run shows it")
     if off := _off(rule, watched):
         return say(NOT_OBSERVABLE, f"{' and '.join(off)} switched off by themselves: there is no CUDA device here")
