@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ LIBRARIES = ("torch", "torch.distributed", "accelerate", "transformers", "lightn
 #: What `from transformers import ...` would load late, in every child again.
 LATE = ("transformers.trainer", "transformers.models.bert.modeling_bert")
 #: Seconds after which a script is ended.
-LIMIT = 60.0
+LIMIT = 40.0
 
 
 def job(folder: Path, script: str, ranks: int = 1, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -37,6 +38,17 @@ def job(folder: Path, script: str, ranks: int = 1, options: Mapping[str, Any] | 
 
 def run(jobs: Sequence[Mapping[str, Any]], scratch: Path) -> list[int | None]:
     """Run all jobs in a process of their own; the exit status of each, None for one that had to be ended."""
+    statuses = _run(jobs, scratch)
+    # gloo now and then waits for ever when a forked process takes its group down: such a job has one more try
+    hung = [number for number, status in enumerate(statuses) if status is None and jobs[number]["ranks"] > 1]
+    for number in hung:
+        shutil.rmtree(os.path.join(jobs[number]["folder"], "parts"))
+    for number, status in zip(hung, _run([jobs[number] for number in hung], scratch) if hung else (), strict=True):
+        statuses[number] = status
+    return statuses
+
+
+def _run(jobs: Sequence[Mapping[str, Any]], scratch: Path) -> list[int | None]:
     from mllint.runtime.command import DEFAULTS, HOOK, TRACKERS_OFFLINE
 
     listed = scratch / "jobs.json"
@@ -56,7 +68,13 @@ def record(folder: Path, status: int | None) -> Any:
 
     output = (folder / "output").read_text(encoding="utf-8", errors="replace")
     roots = {str(folder): ""}
-    head: dict[str, Any] = {"id": folder.name, "root": str(folder), "exit_status": status, "output": output[-4000:]}
+    head: dict[str, Any] = {
+        "id": folder.name,
+        "root": str(folder),
+        "exit_status": status,
+        "output": output[-4000:],
+        "options": {"seconds": LIMIT},
+    }
     made = Record(head, read_parts(str(folder / "parts"), roots))
     ended = made.main.end.get("reason") if made.main else None
     head["ended"] = str(ended or ("exit" if status == 0 else "error")) if status is not None else "time"

@@ -7,3 +7,11 @@ from . import accumulation, amp, ddp, gan, hf_accelerate, hf_trainer, lightning_
 ALL = (plain, amp, accumulation, gan, no_loader, ddp, hf_trainer, hf_accelerate, lightning_fit, lightning_manual)
 SHAPES = tuple(module.shape for module in ALL)
 MUTATIONS = tuple(mutation for shape in SHAPES for mutation in shape.mutations)
+
+#: What a shape needs beside torch.
+NEEDS = {
+    "hf_trainer": ("transformers", "accelerate"),
+    "hf_accelerate": ("transformers", "accelerate"),
+    "lightning_fit": ("lightning",),
+    "lightning_manual": ("lightning",),
+}
