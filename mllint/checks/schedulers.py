@@ -89,8 +89,12 @@ def advances(history: History, scheduler: Thing) -> list[Event]:
 
 def instead(history: History, scheduler: Thing, optimizer: Thing | None) -> tuple[Thing, Event] | None:
     """Another schedule of the same optimizer that is stepped, with its step."""
+    made = history.made(scheduler)
     for other in history.things("scheduler"):
-        if other is not scheduler and optimizer is not None and driven(history, other) is optimizer and (moves := advances(history, other)):
+        born = history.made(other)
+        if other is scheduler or optimizer is None or (made is not None and born is not None and history.exclusive(made, born)):
+            continue  # one or the other, by an option, are never both there
+        if driven(history, other) is optimizer and (moves := advances(history, other)):
             return other, moves[0]
     return None
 
