@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from . import state, things
 
 SAMPLE = 1024
+WIDTH = 16  # values of a sample that lie side by side: each row costs one access to far memory
 TOTAL = 1 << 18  # sampled values over all parameters
 SIDE_BY_SIDE = 1 << 18  # gradients of no more values than this are laid side by side
 LARGEST = 1 << 26  # a tensor above this is not compared in full
@@ -30,8 +31,8 @@ class _Plan:
                 group.small.append(index)
                 group.small_sizes.append(item.numel())
             else:
-                size, step, dense = _geometry(item, share)
-                group.large.append((index, size, step if dense else 0, item.numel()))
+                rows, step, dense = _geometry(item, share)
+                group.large.append((index, rows, step if dense else 0, item.numel()))
         for group in self.groups.values():
             group.finish(self.numbers)
 
@@ -43,14 +44,14 @@ class _Group:
         self.bits = bits
         self.small: List[int] = []
         self.small_sizes: List[int] = []
-        self.large: List[Tuple[int, int, int, int]] = []  # index, size of the sample, its step (0: not evenly stored), values
+        self.large: List[Tuple[int, int, int, int]] = []  # index, rows of the sample, their distance (0: not evenly stored), values
         self.names: List[int] = []
         self.ends: List[int] = []
 
     def finish(self, numbers: List[int]) -> None:
         """Where the values of each parameter end when all are laid side by side."""
         total = 0
-        sizes = self.small_sizes + [size for _, size, _, _ in self.large]
+        sizes = self.small_sizes + [rows * WIDTH for _, rows, _, _ in self.large]
         for size in sizes:
             total += size
             self.ends.append(total - 1)
@@ -100,17 +101,19 @@ class Before:
         return list(zip(self.plan.numbers, self.items))
 
     def _view(self, entry: Tuple[int, int, int, int]) -> Any:
-        index, size, step, count = entry
+        index, rows, step, count = entry
         item = self.items[index]
         if item.numel() != count:
             raise ValueError("a parameter changed its size")
-        return item.as_strided((size,), (step,)) if step else item.detach().reshape(-1)[:: max(1, count // size)][:size]
+        flat = item if step else item.detach().reshape(-1)
+        return flat.as_strided((rows, WIDTH), (step or count // rows, 1))
 
     def _together(self, torch: Any, group: _Group, views: List[Any]) -> Any:
         """All values of a group side by side, copied."""
-        parts = list(views)
+        parts = [torch.cat(views).reshape(-1)] if views else []
         if group.small:
             parts.insert(0, torch._C._nn.flatten_dense_tensors([self.items[i] for i in group.small]))
+        # a single tensor flattens to itself, and what is kept must be a copy
         return torch.cat(parts) if len(parts) > 1 or views else parts[0].clone()
 
     def after(self, torch: Any) -> Tuple[List[int], List[Any]]:
@@ -155,12 +158,11 @@ def _readable(item: Any) -> bool:
 
 
 def _geometry(item: Any, share: int) -> Tuple[int, int, bool]:
-    """How many values to take, how far apart, and whether the memory of the tensor is without holes."""
+    """How many rows of values to take, how far apart, and whether the memory of the tensor is without holes."""
     count = item.numel()
-    step = max(1, count // share)
-    size = min(share, (count + step - 1) // step)
+    rows = max(1, min(share, count) // WIDTH)
     extent = 1 + sum((length - 1) * stride for length, stride in zip(item.shape, item.stride()))
-    return size, step, extent == count
+    return rows, count // rows, extent == count
 
 
 def _number(item: Any) -> Optional[float]:
