@@ -15,3 +15,24 @@ NEEDS = {
     "lightning_fit": ("lightning",),
     "lightning_manual": ("lightning",),
 }
+
+#: What is not proven yet, and why: the test of each must fail, and whoever mends it takes it out.
+OPEN = {
+    "no_loader-scheduler-wrong-cadence": "the inner loop goes over parts of one batch, and neither side takes it for batches of an epoch",
+    "ddp-loader-without-distributed-sampler": "there is no such rule yet",
+    "hf_trainer-scaler-never-used": "reading leaves scaling to the Trainer",
+    "hf_accelerate-scaler-never-used": "reading leaves scaling to Accelerate",
+    "lightning_fit-scaler-never-used": "reading leaves scaling to Lightning",
+    "lightning_manual-scaler-never-used": "reading leaves scaling to Lightning",
+    "hf_trainer-fp16-without-scaler": "reading leaves scaling to the Trainer, and in the run its backward pass is none of the script's",
+    "hf_accelerate-fp16-without-scaler": "both sides leave scaling to Accelerate",
+    "lightning_fit-fp16-without-scaler": "reading leaves scaling to Lightning, and in the run its backward pass is none of the script's",
+    "lightning_manual-fp16-without-scaler": "reading does not follow `manual_backward`, nor does the run take it for a bare backward pass",
+    "lightning_manual-scaler-without-autocast": "the run sees no call of the parts of a model, one of which the finding names",
+    "lightning_fit-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
+    "lightning_manual-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
+    "lightning_manual-scheduler-wrong-cadence": "reading does not follow `lr_schedulers()`, and the run cannot tell the epochs of Lightning",
+    "hf_trainer-horizon-ignores-accumulation": "reading leaves the schedule to the Trainer",
+    "hf_accelerate-horizon-ignores-accumulation": "reading leaves the schedule to Accelerate, which moves it in a way of its own",
+    "hf_accelerate-scheduler-before-optimizer": "the run takes the value the schedule has reached for its first one",
+}

@@ -93,7 +93,7 @@ shape.breaks(
     ),
     at=("opt_g.step()", "opt_g = "),
 )
-shape.breaks("parameter-not-optimised", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"))
+shape.breaks("parameter-not-optimised", ("Adam(generator.parameters()", "Adam(generator.head.parameters()"), at="opt_d = ")
 shape.breaks(
     "parameter-without-gradient",
     ("self.head(self.body(noise))", "self.head(self.body(noise).detach())"),
