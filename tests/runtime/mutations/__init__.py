@@ -31,7 +31,7 @@ OPEN = {
     "lightning_manual-scaler-without-autocast": "the run sees no call of the parts of a model, one of which the finding names",
     "lightning_fit-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
     "lightning_manual-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
-    "lightning_manual-scheduler-wrong-cadence": "reading does not follow `lr_schedulers()`, and the run cannot tell the epochs of Lightning",
+    "lightning_manual-scheduler-wrong-cadence": "reading does not follow `lr_schedulers()`, nor can the run tell Lightning's epochs",
     "hf_trainer-horizon-ignores-accumulation": "reading leaves the schedule to the Trainer",
     "hf_accelerate-horizon-ignores-accumulation": "reading leaves the schedule to Accelerate, which moves it in a way of its own",
     "hf_accelerate-scheduler-before-optimizer": "the run takes the value the schedule has reached for its first one",
