@@ -259,6 +259,8 @@ class Conditions(State):
 
     def equal(self: Interpreter, value: Any, constant: Const) -> bool | None:
         if isinstance(value, Const):
+            if constant.value is None and value.value is not None and value.soft is not None and value.soft[0] == "setting":
+                return False  # a number somebody may edit stays a number
             if value.soft is not None or constant.soft is not None:
                 return None
             return (type(value.value) is type(constant.value) and bool(value.value == constant.value)) or value.value == constant.value
