@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mllint.checks import each
 from mllint.flow.lexical import CodeFile
+from mllint.flow.loaders import DISTRIBUTED, sampled, unshuffled
 from mllint.model.finding import Hit
 from mllint.model.fix import AddImport, Fix, Replace
 
@@ -75,3 +76,17 @@ def asked_rightly(code: CodeFile, compare: ast.Compare, nan: ast.expr, other: as
     if turned and isinstance(code.parents.get(compare), (ast.Compare, ast.BinOp, ast.UnaryOp)):
         text = f"({text})"
     return Fix(f"ask with `{spelled}`", "safe", (Replace(code.span(compare), text), *imports))
+
+
+# ------------------------------------------------------------------------ loaders
+
+
+@each(CodeFile)
+def sampler_with_shuffle(code: CodeFile) -> Iterator[Hit]:
+    for call, sampler, classes in sampled(code):
+        if not classes & DISTRIBUTED:
+            yield Hit(
+                code.span(call),
+                f"a loader with the sampler `{code.text(sampler)}` is told to shuffle, which it refuses with a ValueError",
+                fix=unshuffled(code, call),
+            )
