@@ -41,6 +41,7 @@ from mllint.flow.values import (
     guarded,
     join,
     one,
+    single,
     values_of,
 )
 from mllint.read.python import PythonFile
@@ -80,7 +81,9 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
         return NORMAL
 
     def expression_statement(self, node: ast.Expr) -> int:
-        self.evaluate(node.value)
+        value = single(self.evaluate(node.value))
+        if isinstance(value, Context) and value.name == "set_grad_enabled":
+            self.record("grad-mode", None, node)  # `torch.set_grad_enabled(False)`, which holds until it is called again
         return RAISE if self.ends_program(node.value) else NORMAL
 
     def ends_program(self, node: ast.expr) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from mllint.flow.modes import modal
 from mllint.flow.state import Record
 from mllint.flow.values import Instance, parts
 from mllint.model.history import Event, History, Thing, Value
@@ -13,14 +14,15 @@ if TYPE_CHECKING:
     from mllint.flow.interpret import Interpreter
 
 #: Kinds that become Things even when nothing is done with them.
-ALWAYS = frozenset(("optimizer", "scheduler", "scaler", "accelerator", "engine"))
+ALWAYS = frozenset(("optimizer", "scheduler", "scaler", "sampler", "accelerator", "engine"))
 
 
 def history_of(interpreter: Interpreter, entry: str) -> History:
     """The History of the entry just interpreted."""
     records = [r for r in interpreter.records if r.action != "format" or is_learning_rate(interpreter, r)]
     wanted = referenced(interpreter, records)
-    things = {i.ident: thing(interpreter, i, wanted) for i in wanted}
+    called = {r.thing.ident for r in records if r.action == "forward" and r.thing is not None}
+    things = {i.ident: thing(interpreter, i, i.ident in called) for i in wanted}
     events = [
         Event(
             n, r.action, None if r.thing is None else things.get(r.thing.ident), r.span, r.place, r.arguments, r.via, r.sure, reach=r.reach
@@ -72,14 +74,16 @@ def referenced(interpreter: Interpreter, records: list[Record]) -> list[Instance
     return [by_id[i] for i in sorted(needed) if i in by_id]
 
 
-def thing(interpreter: Interpreter, instance: Instance, wanted: list[Instance]) -> Thing:
-    """The frozen form of an object."""
+def thing(interpreter: Interpreter, instance: Instance, called: bool) -> Thing:
+    """The frozen form of an object; of a module that is `called`, also whether its mode means anything."""
     arguments: dict[str, Value] = {
         name: interpreter.held_value(alts, interpreter.nowhere) for name, alts in instance.arguments.items() if alts
     }
     facts = dict(instance.facts)
     if instance.kind == "module":
         facts["parts"] = frozenset(parts(instance))
+        if called:
+            facts["modal"] = modal(interpreter, instance)
     bases = tuple(instance.cls.externals()) if instance.cls is not None else ()
     overrides = (
         frozenset(

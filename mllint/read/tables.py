@@ -14,7 +14,7 @@ KEYS: dict[str, frozenset[str]] = {
     "objects": frozenset((
         "kind", "parameters", "gives", "factory", "manages", "hands_over", "attributes", "runs",
         "cadence", "argument", "horizon", "period", "children", "advances", "before", "warmup",
-        "empty", "autograd", "whole", "clears", "half",
+        "empty", "autograd", "whole", "clears", "half", "modal",
     )),
     "functions": frozenset((
         "effect", "parameters", "loss", "unscales", "returns", "gives", "manages", "calls", "arguments", "rank",
