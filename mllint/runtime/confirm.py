@@ -33,6 +33,9 @@ ENOUGH_STEPS = 2
 #: happened in a few steps is no news where reading the code found nothing.
 NEVER = frozenset(("scheduler-never-stepped", "scaler-never-used", "backward-without-step", "missing-zero-grad"))
 
+#: Topics whose detectors of runs know better than those of code: modes, gradients and values are seen, not concluded.
+TOLD_ALONE = frozenset(("evaluation", "losses", "distributed"))
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -95,9 +98,10 @@ def _hits(rule: Rule, watched: Watched, said: bool, problems: list[Problem]) -> 
     `said` tells that reading the code found something already.
     """
     try:
-        if "code" in rule.seen and (said or rule.name not in NEVER):
-            yield from _by_history(rule, watched.history)
         own = observed(rule)
+        alone = own is not None and rule.topic in TOLD_ALONE
+        if "code" in rule.seen and not alone and (said or rule.name not in NEVER):
+            yield from _by_history(rule, watched.history)
         if own is not None:
             yield from own(watched)
     except Exception as error:

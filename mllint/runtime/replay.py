@@ -97,7 +97,7 @@ class _Replay:
         frames = list(self._around(row.get("site")))
         where = self._class_of(row)
         frames = [boundaries.get((where, f.branch), f) if f.kind == "arm" else f for f in frames]
-        if row["action"] != "forward":  # a call beside the training (an evaluation now and then) keeps its branches
+        if row["action"] != "forward" or (row.get("observed") or {}).get("grad"):  # an evaluation now and then keeps its branches
             frames = [f for f in frames if f.kind != "arm" or f.key]
         for ident in row.get("contexts") or ():
             context = self.part.contexts.get(ident)
@@ -114,10 +114,15 @@ class _Replay:
         if site not in self._frames:
             frames: list[Frame] = []
             stack = self.part.stacks.get(site, ())
-            for outer, step in zip([None, *reversed(stack[1:])], reversed(stack), strict=False):
-                if outer is not None:
-                    frames.append(Frame("call", self.structure.span(outer), name=step.function))
-                frames += [frame for block in self.structure.blocks(step) if (frame := self._frame(block)) is not None]
+            innermost = next((number for number, step in enumerate(stack) if step.own), len(stack))
+            for number, step in reversed(list(enumerate(stack))):
+                if number + 1 < len(stack):
+                    frames.append(Frame("call", self.structure.span(stack[number + 1]), name=step.function))
+                found = [frame for block in self.structure.blocks(step) if (frame := self._frame(block)) is not None]
+                if number < innermost and any(f.kind == "loop" for f in frames):
+                    # what a library repeats inside a call of the user's own loop is one call to the user
+                    found = [f for f in found if f.kind != "loop"]
+                frames += found
             self._frames[site] = tuple(frames)
         return self._frames[site]
 
@@ -164,18 +169,20 @@ class _Replay:
             if loop is None or passes[loop.span] < 2 * count:
                 continue
             inside = frames[frames.index(loop) + 1 :]
-            arm = next((f for f in reversed(inside) if f.kind == "arm"), None)
-            if arm is not None:
+            arms = [f for f in inside if f.kind == "arm"]
+            own = [f for f in arms if not f.span.path.startswith("/")]
+            for arm in own[:1] or arms[-1:]:
                 number = round(passes[loop.span] / count)
                 key = ("==", ("%", ("index", 0), ("const", number)), ("const", 0))
-                found[where, arm.branch] = Frame("arm", arm.span, key, branch=arm.branch, polarity=arm.polarity)
+                found[where, arm.branch] = Frame("arm", arm.span, key, branch=arm.branch)
         return found
 
     # ---------------------------------------------------------------- things
 
     def _things(self) -> list[Thing]:
-        # What an accelerator does is seen itself, call by call.
-        things = [self._thing(row) for row in self.part.things.values() if row["kind"] != "accelerator"]
+        # What an accelerator or a trainer does is seen itself, call by call; DeepSpeed's engine scales in its own ways.
+        seen = [r for r in self.part.things.values() if r["kind"] not in ("accelerator", "engine") or "deepspeed" in str(r["type"])]
+        things = [self._thing(row) for row in seen]
         for ident, members in self.atoms.members.items():
             things.append(Thing(ident, "module", "torch.nn.Module", self._home(members), self._atom_name(members)))
         return sorted(things, key=lambda t: t.id)
@@ -283,7 +290,7 @@ class _Replay:
     def _loss(self, row: Row, loss: Mapping[str, Any]) -> Value:
         step = self._own(row.get("site"))
         divided: frozenset[tuple] = frozenset()
-        if loss.get("divided"):
+        if loss.get("divided") and loss.get("divisor") != 1:
             divided = frozenset((("const", loss.get("divisor")),))
         tags = frozenset(("sum",)) if loss.get("sum") else frozenset()
         tags |= frozenset(("unknown",)) if loss.get("reached") is None else frozenset()

@@ -91,11 +91,11 @@ def loss_graph_retained(watched: Watched) -> Iterator[Hit]:
         by_site.setdefault(row["site"], []).append((row["n"], list(row["alive"])))
     for site, rows in by_site.items():
         ages = [_old(alive) for _, alive in rows]
-        if len(ages) < OLD + 1 or ages[-1] < MANY or ages[-1] <= ages[-1 - OLD]:
-            continue
+        # What is kept for one epoch is let go of at its end: the growth before counts.
+        grown = [n for n in range(OLD, len(ages)) if ages[n] >= MANY and ages[n] > ages[n - OLD]]
         span = watched.span(site)
-        if span is not None:
-            kept = len(rows[-1][1])
+        if grown and span is not None:
+            kept = max(len(rows[n][1]) for n in grown)
             yield Hit(
                 span, f"the graphs of {kept} steps are kept, one more with each step, because something holds on to a tensor computed here"
             )

@@ -36,7 +36,8 @@ def evaluations(watched: Watched) -> Iterator[tuple[Frame, list[Event]]]:
     for event in watched.history.events(None, "forward"):
         loop = loader_loop(event)
         if loop is None and event.loops() and not (event.observations.get("grad") and event.observations.get("training")):
-            loop = event.loops()[-1]
+            # a framework's loops need not hold the backward pass of a training step, so that gradients must be off to tell
+            loop = next((f for f in reversed(event.loops()) if not event.observations.get("grad") or not f.span.path.startswith("/")), None)
         if loop is not None and loop.key not in busy and event.thing is not None and event.thing.id in trained:
             found.setdefault(loop.key, (loop, []))[1].append(event)
     yield from found.values()
