@@ -194,6 +194,9 @@ class Loops(State):
                 frames.append(Frame("with", self.span(node), name=value.name, facts=facts, over=frozenset(s.ident for s in value.sources)))
             elif isinstance(value, Opaque):
                 frames.append(Frame("with", self.span(node)))
+            elif isinstance(value, Instance) and value.cls is not None and self.class_attribute_exists(value.cls, "__enter__"):
+                held = tuple((v, g) for slot in value.slots.values() for v, g in slot if isinstance(v, Context))
+                frames.extend(self.context_frames((*held, *held), node)[: len(held)])  # it enters them, or may
         return frames
 
     def open_regions(self: Interpreter, alts: Alts, node: ast.AST) -> None:

@@ -133,9 +133,15 @@ def clears(history: History, event: Event, optimizer: Thing) -> bool | None:
         return True if event.sure else None
     emptied = cleared(history, event)
     own = owned(history, optimizer)
-    if emptied is None or not own:
-        return None
+    if emptied is None or not own or part_of_it(event.thing):
+        return None if emptied is None or not own or emptied & own else False
     return left_over(history, own, emptied) if emptied & own or optimizer.id in emptied else False
+
+
+def part_of_it(thing: Thing | None) -> bool:
+    """An optimizer that was given a list somebody put together: which parameters of a module are in it cannot be told."""
+    given = thing.arguments.get("params") if thing is not None and thing.kind == "optimizer" else None
+    return given is not None and given.key[:1] in (("seq",), ("list",), ("any",), ("either",))
 
 
 def cleared(history: History, event: Event) -> frozenset[int] | None:
