@@ -6,6 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
+from mllint.flow.endings import loss_input
 from mllint.flow.state import State
 from mllint.flow.values import (
     Alts,
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 
 #: Functions that are losses, whose reduction is their own.
 LOSSES = re.compile(r"(?:_loss|cross_entropy|_with_logits|kl_div)$")
+
+#: Those that rules ask about by what goes into them.
+LOSS_FUNCTIONS = frozenset(
+    f"torch.nn.functional.{name}" for name in ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+)
 
 
 class Library(State):
@@ -229,6 +235,8 @@ class Library(State):
         if not name.startswith(("torch.", "math.", "numpy.")) and any(instances(v) for v in inputs):
             tags |= {"unknown"}
         self.note_log(args, node)
+        if name in LOSS_FUNCTIONS:
+            self.record("loss", None, node, {"function": Value(("const", name)), **loss_input(self, args, keywords, node)})
         held: list[Any] = list(inputs)
         for value in inputs:
             if isinstance(value, (Sequence, Mapping)):

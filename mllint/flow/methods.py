@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
+from mllint.flow.endings import loss_input
 from mllint.flow.state import NORMAL, Condition, State
 from mllint.flow.values import (
     Alts,
@@ -243,7 +244,8 @@ class Methods(State):
 
     def forward(self: Interpreter, receiver: Instance, args: list[Alts], keywords: dict[str, Alts], node: ast.AST) -> Alts:
         """A module is called: what comes out carries its gradient and that of what went in."""
-        self.record("forward", receiver, node, sure=self.choices == 0)
+        arguments = loss_input(self, args, keywords, node) if receiver.kind == "criterion" else None
+        self.record("forward", receiver, node, arguments, sure=self.choices == 0)
         inputs = [self.meet(a) for a in (*args, *keywords.values()) if a]
         held: list[Any] = [receiver, *inputs]
         for value in inputs:
