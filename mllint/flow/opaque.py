@@ -40,7 +40,7 @@ def gradient(key: tuple) -> bool:
 
 
 #: Kinds whose disappearance into unseen code makes "never" unprovable.
-FOLLOWED = frozenset(("optimizer", "scheduler", "scaler", "module", "loader", "accelerator", "engine"))
+FOLLOWED = frozenset(("optimizer", "scheduler", "scaler", "module", "loader", "sampler", "accelerator", "engine"))
 #: Beginnings of keys of values that came from code nobody has seen.
 UNSEEN = frozenset(("parameter", "attr", "index", "item", "part", "name", "missing", "call"))
 #: Methods that take a tensor out of the graph.
