@@ -41,14 +41,6 @@ def scaler_never_used(scaler: Thing, history: History) -> Iterator[Hit]:
     if any(history.events(twin, "scale") for twin in history.siblings(scaler)):
         return
     plain = next((b for b in backwards(history) if unscaled(b) and not history.exclusive(made, b) and not from_nothing(b)), None)
-    framework = next((t for t in history.all_things if t.managed is not None and t.kind in ("module", "optimizer")), None)
-    if plain is None and framework is not None and not backwards(history):
-        yield Hit(
-            scaler.made_at,
-            f"{called(scaler)} never scales a loss: the framework trains without it",
-            path((scaler.made_at, "created here"), (framework.managed, "the framework trains here, with a scaler of its own if any")),
-            confidence=confidence(made) or "medium",
-        )
     if plain is not None:
         yield Hit(
             scaler.made_at,

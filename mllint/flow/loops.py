@@ -124,7 +124,10 @@ class Loops(State):
         return None
 
     def loosen(self: Interpreter, node: ast.stmt) -> None:
-        """What a loop body assigns may differ from the value before it: constants become unknown."""
+        """What a loop body assigns may differ from the value before it: constants become unknown, and lengths of what it adds to."""
+        for name in self.project.added_to_in(node):
+            slots = self.slots_of(name)
+            self.growing |= {v.ident for v, _ in slots.get(name, ()) if isinstance(v, Sequence)} if slots is not None else set()
         for name in self.project.assigned_in(node):
             slots = self.slots_of(name)
             if slots is None or name not in slots:

@@ -58,9 +58,11 @@ class Project:
         self._by_stem: dict[str, list[str]] = {}
         self._packages: set[str] = set()
         self._assigned: dict[int, frozenset[str]] = {}
+        self._added: dict[int, frozenset[str]] = {}
         self._yields: dict[int, bool] = {}
         self._active: dict[int, bool] = {}
         self._reductions: dict[int, frozenset[str]] = {}
+        self.handed_on: dict[int, frozenset[str]] = {}  # what a class gets from the losses it names, by the number of its node
         self._code: dict[str, CodeFile | None] = {}
         self._absolute: dict[tuple[str, str | None, int], str] = {}
         self._index()
@@ -252,6 +254,7 @@ class Project:
         known = self._assigned.get(id(node))
         if known is None:
             names: set[str] = set()
+            added: set[str] = set()
             stack: list[Any] = [*getattr(node, "body", ()), *getattr(node, "orelse", ())]
             while stack:
                 inner = stack.pop()
@@ -262,6 +265,8 @@ class Project:
                     continue
                 if kind in SCOPES:
                     continue
+                if kind is ast.Attribute and inner.attr in ADDING and type(inner.value) is ast.Name:
+                    added.add(inner.value.id)
                 for name in CHILDREN[kind]:
                     value = getattr(inner, name)
                     if type(value) is list:
@@ -269,7 +274,13 @@ class Project:
                     else:
                         stack.append(value)
             known = self._assigned[id(node)] = frozenset(names)
+            self._added[id(node)] = frozenset(added)
         return known
+
+    def added_to_in(self, node: ast.stmt) -> frozenset[str]:
+        """The names of what a statement's body adds elements to."""
+        self.assigned_in(node)
+        return self._added[id(node)]
 
     def yields(self, node: ast.AST, data: bytes) -> bool:
         """The function is a generator; `data` are the bytes of its file."""
@@ -386,6 +397,8 @@ def yields(node: ast.AST) -> bool:
     return False
 
 
+#: Methods that add to a list or set.
+ADDING = frozenset(("append", "extend", "insert", "add", "appendleft"))
 #: What has names, and yields, of its own.
 SCOPES = frozenset((ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))
 

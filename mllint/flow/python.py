@@ -107,6 +107,8 @@ class Python(State):
     def python_len(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         value = self.meet(args[0]) if args else self.unknown()
         if isinstance(value, Sequence):
+            if value.ident in self.growing and self.loops:
+                return one(Opaque(("varies", "len", value.ident)))
             size = value.slots.get("#")
             return size if size else one(Opaque(("len", value.key), depth=2))
         if isinstance(value, Instance) and value.cls is not None:

@@ -142,6 +142,7 @@ class State:
     def begin(self, file: PythonFile) -> None:
         """Start another entry: what the last one noted is gone, objects and modules stay numbered on."""
         self.place, self.records, self.things, self.promoted, self.calls, self.loops = [], [], [], {}, [], []
+        self.growing: set[int] = set()  # lists that a loop adds to: their length is another in each turn
         self.unasked = False  # the call that comes is ours: nobody in the program makes it, so that defaults are no facts
         self.assumed, self.denied, self.assumptions = {}, set(), []
         self.entries, self.entered, self.limits, self.opaque_slots = {}, set(), set(), {}
