@@ -92,7 +92,8 @@ def loss_graph_retained(watched: Watched) -> Iterator[Hit]:
     for site, rows in by_site.items():
         ages = [_old(alive) for _, alive in rows]
         # What is kept for one epoch is let go of at its end: the growth before counts.
-        grown = [n for n in range(OLD, len(ages)) if ages[n] >= MANY and ages[n] > ages[n - OLD]]
+        last = len(ages) - 1
+        grown = [n for n in range(OLD, len(ages)) if ages[n] >= MANY + (n < last) and ages[n] > ages[n - OLD]]
         span = watched.span(site)
         if grown and span is not None:
             kept = max(len(rows[n][1]) for n in grown)

@@ -36,8 +36,7 @@ def evaluations(watched: Watched) -> Iterator[tuple[Frame, list[Event]]]:
     for event in watched.history.events(None, "forward"):
         loop = loader_loop(event)
         if loop is None and event.loops() and not (event.observations.get("grad") and event.observations.get("training")):
-            # a framework's loops need not hold the backward pass of a training step, so that gradients must be off to tell
-            loop = next((f for f in reversed(event.loops()) if not event.observations.get("grad") or not f.span.path.startswith("/")), None)
+            loop = None if event.observations.get("grad") and fed(watched, event) else event.loops()[-1]
         if loop is not None and loop.key not in busy and event.thing is not None and event.thing.id in trained:
             found.setdefault(loop.key, (loop, []))[1].append(event)
     yield from found.values()
@@ -50,6 +49,16 @@ def failed(watched: Watched, message: str) -> Span | None:
     if step is None or not any(message in str(row.get("message")) for row in errors):
         return None
     return Span(step.file, step.line, 1, step.line, 1)
+
+
+def fed(watched: Watched, call: Event) -> bool:
+    """A backward pass uses this call of a module before the module is called again."""
+    thing = call.thing
+    assert thing is not None
+    again = next((e.order for e in watched.history.events(thing, "forward") if e.order > call.order), None)
+    inside = thing.facts.get("parts", frozenset())
+    passes = (e for e in watched.history.events(None, "backward") if e.order > call.order and (again is None or e.order < again))
+    return any(e.arguments["loss"].sources & inside for e in passes)
 
 
 def own(event: Event) -> bool:
