@@ -47,7 +47,9 @@ def _checked(folder: Path, shape: str, text: str) -> tuple[int, dict[str, Any]]:
     assert done.stdout.startswith("{"), done.stderr
     assert path.read_text(encoding="utf-8") == text
     assert {item.name for item in folder.iterdir()} == {".git", ".mllint", path.name}
-    return done.returncode, json.loads(done.stdout)
+    report = json.loads(done.stdout)
+    assert report["problems"] == [], report["problems"]
+    return done.returncode, report
 
 
 @pytest.mark.parametrize("shape", CLEAN)
