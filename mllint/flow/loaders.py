@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mllint.flow.lexical import FUNCTIONS, CodeFile
 from mllint.flow.registration import is_own
@@ -151,3 +151,8 @@ def unshuffled(code: CodeFile, call: ast.Call) -> Fix:
     by_name = any(k.arg == "shuffle" for k in call.keywords)
     edit = DropArgument(code.span(call), "shuffle") if by_name else Replace(code.span(call.args[LOADER.index("shuffle")]), "False")
     return Fix("leave the order to the sampler", "safe", (edit,))
+
+
+def is_in(body: Sequence[ast.AST], node: ast.AST) -> bool:
+    """The node is one of these, or inside one of them."""
+    return any(inner is node for outer in body for inner in ast.walk(outer))
