@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from mllint.checks import each
 from mllint.flow.endings import SIGMOID, SOFTMAX
-from mllint.flow.questions import called, confidence, path
-from mllint.model.finding import Hit
+from mllint.flow.questions import backwards, called, confidence, loss_of, path, shared_loop
+from mllint.model.finding import Hit, Span
 from mllint.model.history import Event, History
 
 # ------------------------------------------------------ what goes into a loss
@@ -55,3 +55,58 @@ def loss_calls(history: History) -> Iterator[tuple[Event, str]]:
             yield event, str(event.arguments["function"].constant)
         elif event.thing is not None and "forward" not in event.thing.facts.get("overrides", ()):
             yield event, event.thing.type if "." in event.thing.type else next(iter(event.thing.bases), "")
+
+
+# ------------------------------------------------------ what becomes of a loss
+
+#: Parts of a key through which a sum, a difference or a scaled loss carries its terms.
+TERMS = frozenset(("+", "-", "*", "/", "neg", "scaled", "either"))
+#: Methods that give the same loss again.
+SAME_LOSS = frozenset(("mean", "sum", "squeeze", "view", "reshape", "float", "to", "cuda", "clone"))
+
+
+@each(History)
+def loss_graph_retained(history: History) -> Iterator[Hit]:
+    told: set[Span] = set()
+    passes = backwards(history)
+    for kept in history.events(None, "kept"):
+        if kept.span in told or quiet(kept):
+            continue
+        key, into = kept.arguments["value"].key, kept.arguments["into"]
+        if into.key and any(holds(b.arguments["loss"].key, into.key) for b in passes):
+            continue  # the sum itself goes backward
+        for backward in passes:
+            loop = shared_loop(kept, backward)
+            if loop is None or not isinstance(number := loop.key[1], int) or number < kept.arguments["since"].constant:
+                continue  # the place is made anew in every turn
+            loss = backward.arguments["loss"].key
+            if not (term(loss, key) or term(key, loss)) or history.exclusive(kept, backward):
+                continue
+            told.add(kept.span)
+            name = f"`{into.text}`" if into.text else loss_of(history, backward)
+            yield Hit(
+                kept.span,
+                f"{name} keeps the graph of every step alive, because the loss is added to it as a tensor and not as a number",
+                path((loop.span, "in every turn"), (backward.span, "the loss goes backward here"), (kept.span, "and is kept here")),
+                confidence=confidence(kept) if kept.sure else "medium",
+            )
+            break
+
+
+def quiet(event: Event) -> bool:
+    """Gradients are switched off around the event."""
+    return event.inside("no_grad") is not None or event.inside("inference_mode") is not None
+
+
+def term(key: tuple, part: tuple) -> bool:
+    """The value is the part, or a sum or multiple of it and others."""
+    if key == part:
+        return True
+    if key[:1] == ("call",) and isinstance(key[1], tuple) and key[1][:1] == ("attr",) and key[1][2] in SAME_LOSS:
+        return term(key[1][1], part)
+    return bool(key) and key[0] in TERMS and any(isinstance(k, tuple) and term(k, part) for k in key[1:])
+
+
+def holds(key: tuple, part: tuple) -> bool:
+    """The part occurs anywhere in the key."""
+    return key == part or any(isinstance(k, tuple) and holds(k, part) for k in key)

@@ -14,6 +14,7 @@ from mllint.flow.calls import Calls
 from mllint.flow.conditions import Conditions, pattern_test
 from mllint.flow.expressions import Expressions
 from mllint.flow.followed import Followed
+from mllint.flow.keeping import Keeping
 from mllint.flow.library import Library
 from mllint.flow.loops import Loops
 from mllint.flow.losing import Losing
@@ -60,7 +61,9 @@ MARKS = {
 }
 
 
-class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followed, Methods, Unknown, Losing, Python, Reaching, State):
+class Interpreter(
+    Expressions, Names, Conditions, Loops, Calls, Library, Followed, Methods, Unknown, Losing, Python, Reaching, Keeping, State
+):
     """One entry's interpretation. Statements here; expressions, calls and library knowledge in the modules beside."""
 
     # ------------------------------------------------------------ statements
@@ -103,6 +106,8 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
 
     def assign(self, node: ast.Assign) -> int:
         alts = self.soften(node.value, node.targets[0], self.evaluate(node.value))
+        if isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.Add) and self.in_loop():
+            self.note_sum_of_itself(node, node.value)
         for target in node.targets:
             self.bind(target, alts, node)
         return NORMAL
@@ -123,8 +128,12 @@ class Interpreter(Expressions, Names, Conditions, Loops, Calls, Library, Followe
         change = self.evaluate(node.value)
         for value in values_of(old):
             if isinstance(value, Sequence) and isinstance(node.op, ast.Add):
+                for added in (e for v in values_of(change) if isinstance(v, Sequence) for e in v.elements()):
+                    self.note_kept(value.ident, added, node, node.target)
                 self.extend(value, change)
                 return NORMAL
+        if isinstance(node.op, ast.Add) and self.in_loop():
+            self.note_summed(node, node.target, old, change)
         self.bind(node.target, self.arithmetic(node.op, old, change, node), node)
         return NORMAL
 

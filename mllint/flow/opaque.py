@@ -111,8 +111,7 @@ class Unknown(State):
         ):
             return self.call_library_method(self.promote(base, "scaler", self.receiver_node(node)), name, args, keywords, node)
         if name in CUTS:
-            tags = value.tags & frozenset(("lr", "metric")) | {"detached"} | ({"metric"} if value.sources else frozenset())
-            return one(Opaque(("call", value.key), frozenset(), tags, depth=value.depth + 1))
+            return one(self.cut(value))
         if name == "add_argument":
             self.note_option(args, keywords)
         if name == "enter_context" and args:
@@ -151,6 +150,11 @@ class Unknown(State):
         if isinstance(changed, ast.Name) and (name in ("div_", "mul_") or (name in ("add_", "sub_") and not value.sources)):
             self.write_name(changed.id, one(result))  # in place: the name holds the result from here on
         return one(result)
+
+    def cut(self: Interpreter, value: Opaque) -> Opaque:
+        """The same number without its graph."""
+        tags = value.tags & frozenset(("lr", "metric")) | {"detached"} | ({"metric"} if value.sources else frozenset())
+        return Opaque(("call", value.key), frozenset(), tags, depth=value.depth + 1)
 
     def scaled_by_parameter(self: Interpreter, loss: Opaque, node: ast.AST) -> Opaque:
         """`scaler.scale(loss).backward()`: what scales so is a gradient scaler, whoever gave it."""

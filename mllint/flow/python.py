@@ -102,6 +102,8 @@ class Python(State):
             except (ValueError, OverflowError, TypeError):
                 return one(self.unknown())
             return one(value)
+        if short in ("int", "float") and isinstance(value, Opaque) and any(i.kind == "module" for i in value.sources):
+            return one(self.cut(value))  # a number, and no tensor any more
         return args[0] if args and isinstance(value, Opaque) and len(args[0]) == 1 else one(value)
 
     def python_len(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
@@ -183,7 +185,15 @@ class Python(State):
         element, size, over = self.iteration(self.meet(args[0]))
         return one(Sequence(self.fresh(), None, "list", element, size or None, over))
 
-    python_tuple = python_set = python_sorted = python_reversed = python_frozenset = python_deque = python_list
+    python_tuple = python_set = python_sorted = python_reversed = python_frozenset = python_list
+
+    def python_deque(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
+        made = self.python_list(args[:1], {}, node)
+        if len(args) > 1 or keywords:
+            for value in values_of(made):
+                if isinstance(value, Sequence):
+                    value.kind = "bounded"  # the oldest elements go
+        return made
 
     def python_iter(self: Interpreter, args: list[Alts], keywords: dict[str, Alts], node: Any) -> Alts:
         value = self.meet(args[0]) if args else self.unknown()
@@ -375,6 +385,8 @@ class Python(State):
     def sequence_method(self: Interpreter, receiver: Sequence, name: str, args: list[Alts], node: ast.AST) -> Alts:
         if name in ("append", "add", "appendleft") and args:
             self.append(receiver, args[0])
+            if receiver.kind != "bounded" and self.in_loop():
+                self.note_kept(receiver.ident, args[0], node, self.receiver_node(node))
         elif name in ("extend", "update") and args:
             self.extend(receiver, args[0])
         elif name == "insert" and len(args) == 2:
