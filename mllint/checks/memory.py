@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mllint.checks import each
 from mllint.flow.lexical import FUNCTIONS, CodeFile
 from mllint.flow.loaders import is_in
-from mllint.flow.registration import last_name
+from mllint.flow.registration import is_own, last_name
 from mllint.model.finding import Hit, Label
 from mllint.model.fix import Fix, Move
 
@@ -22,6 +22,7 @@ EMPTYING = {
 }
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 BACKWARD = frozenset(("backward", "manual_backward"))
+STEPS = frozenset(("step",))
 #: Classes whose `training_step` the framework calls for every batch.
 STEPPED = ("lightning.pytorch.LightningModule", "transformers.Trainer")
 
@@ -38,7 +39,7 @@ def cache_emptied_per_batch(code: CodeFile) -> Iterator[Hit]:
         inside = code.parents.get(statement) is repeats and header is not None
         yield Hit(
             code.span(call),
-            f"`{code.text(call)}` runs for every batch, and each time {cost}",
+            f"`{code.text(call)}` runs in every training step, and each time {cost}",
             (Label(code.span(header), "the batches"),) if header is not None else (),
             fix=Fix("call it once, behind the loop", "unsafe", (Move(code.span(statement), code.span(repeats), "after"),))
             if inside
@@ -46,8 +47,8 @@ def cache_emptied_per_batch(code: CodeFile) -> Iterator[Hit]:
         )
 
 
-def every_batch(code: CodeFile, node: ast.AST) -> ast.AST | None:
-    """The loop over batches that repeats the node with every training step, or the method a framework calls so."""
+def every_batch(code: CodeFile, node: ast.AST, depth: int = 2) -> ast.AST | None:
+    """The loop over batches that repeats the node with every training step, or the function that is one such step."""
     inner = node
     for outer in code.around(node):
         if isinstance(outer, ast.ExceptHandler) or (
@@ -55,13 +56,23 @@ def every_batch(code: CodeFile, node: ast.AST) -> ast.AST | None:
         ):
             return None
         if isinstance(outer, LOOPS):
-            return outer if is_in(outer.body, inner) and goes_backward(outer.body) else None
+            return outer if is_in(outer.body, inner) and does(outer.body, BACKWARD) else None
         if isinstance(outer, ast.FunctionDef):
-            return outer if stepped(code, outer) else called_in_loop(code, outer) if goes_backward(outer.body) else None
+            if stepped(code, outer):
+                return outer
+            if does(outer.body, BACKWARD):
+                return called_in_loop(code, outer) or (outer if does(outer.body, STEPS) else None)
+            calls = (c for c in code.all(ast.Call) if names(c.func, outer) and not is_in([outer], c)) if depth else ()
+            return next((found for c in calls if (found := every_batch(code, c, depth - 1)) is not None), None)
         if isinstance(outer, (*FUNCTIONS, ast.ClassDef)):
             return None
         inner = outer
     return None
+
+
+def names(callee: ast.expr, function: ast.FunctionDef) -> bool:
+    """`f` or `self.f`."""
+    return last_name(callee) == function.name and (isinstance(callee, ast.Name) or is_own(callee))
 
 
 def asks_for_device(code: CodeFile, branch: ast.AST) -> bool:
@@ -69,14 +80,14 @@ def asks_for_device(code: CodeFile, branch: ast.AST) -> bool:
     return isinstance(branch, ast.If) and isinstance(branch.test, ast.Call) and code.dotted(branch.test.func) == "torch.cuda.is_available"
 
 
-def goes_backward(body: list[ast.stmt]) -> bool:
-    """The statements go backward themselves, not in a loop of their own or in a function they define."""
+def does(body: list[ast.stmt], actions: frozenset[str]) -> bool:
+    """The statements call one of these themselves, not in a loop of their own or in a function they define."""
     waiting: list[ast.AST] = list(body)
     while waiting:
         node = waiting.pop()
         if isinstance(node, (*LOOPS, *FUNCTIONS, ast.ClassDef)):
             continue
-        if isinstance(node, ast.Call) and last_name(node.func) in BACKWARD:
+        if isinstance(node, ast.Call) and last_name(node.func) in actions:
             return True
         waiting.extend(ast.iter_child_nodes(node))
     return False
