@@ -119,7 +119,7 @@ class _Replay:
                 if number + 1 < len(stack):
                     frames.append(Frame("call", self.structure.span(stack[number + 1]), name=step.function))
                 found = [frame for block in self.structure.blocks(step) if (frame := self._frame(block)) is not None]
-                if number < innermost and any(f.kind == "loop" for f in frames):
+                if number < innermost and any(f.kind == "loop" and not f.span.path.startswith("/") for f in frames):
                     # what a library repeats inside a call of the user's own loop is one call to the user
                     found = [f for f in found if f.kind != "loop"]
                 frames += found
