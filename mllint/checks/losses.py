@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mllint.checks import each
-from mllint.flow.endings import SIGMOID, SOFTMAX
+from mllint.flow.endings import LOG_SOFTMAX, SCORES, SIGMOID, SOFTMAX
 from mllint.flow.questions import backwards, called, confidence, loss_of, path, shared_loop
 from mllint.model.finding import Hit, Span
 from mllint.model.history import Event, History
@@ -13,6 +13,8 @@ from mllint.model.history import Event, History
 # ------------------------------------------------------ what goes into a loss
 
 CROSS_ENTROPY = ("torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy")
+NLL = ("torch.nn.NLLLoss", "torch.nn.NLLLoss2d", "torch.nn.functional.nll_loss")
+BCE = ("torch.nn.BCELoss", "torch.nn.functional.binary_cross_entropy")
 BCE_WITH_LOGITS = ("torch.nn.BCEWithLogitsLoss", "torch.nn.functional.binary_cross_entropy_with_logits")
 
 
@@ -24,6 +26,21 @@ def softmax_before_cross_entropy(history: History) -> Iterator[Hit]:
 @each(History)
 def sigmoid_before_bce_with_logits(history: History) -> Iterator[Hit]:
     yield from fed(history, BCE_WITH_LOGITS, SIGMOID, "{} is the output of a sigmoid, and this loss applies sigmoid once more")
+
+
+@each(History)
+def redundant_log_softmax(history: History) -> Iterator[Hit]:
+    yield from fed(
+        history, CROSS_ENTROPY, LOG_SOFTMAX, "{} went through log_softmax, which cross entropy does itself: the work is done twice"
+    )
+
+
+@each(History)
+def probability_log(history: History) -> Iterator[Hit]:
+    for ending, what in ((SOFTMAX, "a softmax"), (SIGMOID, "a sigmoid"), (SCORES, "a layer that gives scores")):
+        yield from fed(history, NLL, ending, f"{{}} is the output of {what}, and this loss takes logarithms of probabilities")
+    for ending, what in ((LOG_SOFTMAX, "log_softmax"), (SCORES, "a layer that gives scores")):
+        yield from fed(history, BCE, ending, f"{{}} is the output of {what}, and this loss takes probabilities")
 
 
 def fed(history: History, losses: tuple[str, ...], ending: str, message: str) -> Iterator[Hit]:
