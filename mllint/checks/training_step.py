@@ -263,14 +263,30 @@ def accumulation_not_scaled(optimizer: Thing, history: History) -> Iterator[Hit]
             )
 
 
+#: What is known of a loss that is no mean, or may be none: it came out of code that was not seen.
+NO_MEAN = frozenset(("sum", "weighted", "unknown"))
+
+
 def plain_mean(history: History, backward: Event, step: Event) -> bool:
     """The loss is neither divided nor a sum, and nobody divides the gradients or the passes by themselves."""
     loss = backward.arguments["loss"]
-    if loss.divided_by or loss.tags & {"sum", "weighted"} or backward.via is not None or backward.inside("accumulate") is not None:
+    if loss.divided_by or loss.tags & NO_MEAN or backward.via is not None or backward.inside("accumulate") is not None:
         return False
-    if history.events(None, "register_comm_hook"):
-        return False  # it may divide what the processes exchange
+    if history.events(None, "register_comm_hook") or from_unseen(history, loss.key):
+        return False  # a hook may divide what the processes exchange; a model nobody has seen may give a sum
     return not any(e.action == "grad-written" and shared_loop(e, backward) is not None for e in history.events(None, "grad-written"))
+
+
+def from_unseen(history: History, key: tuple) -> bool:
+    """The loss is what a model hands out whose making nobody saw, by its place: `loss, parts = model(batch)`."""
+    if key[:1] in (("scaled",), ("part",), ("index",), ("*",)) and isinstance(key[1], tuple):
+        return from_unseen(history, key[1])
+    if key[:1] == ("either",):
+        return any(from_unseen(history, k) for k in key[1:] if isinstance(k, tuple))
+    if key[:1] != ("call",) or not isinstance(key[1], tuple):
+        return False
+    thing = history.thing(key[1][1]) if key[1][:1] == ("thing",) else None
+    return key[1][:1] == ("index",) or (thing is not None and thing.kind == "module" and not thing.type)
 
 
 def several_passes(history: History, optimizer: Thing, backward: Event, step: Event, loop: Frame) -> tuple[Frame | None, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING, Any
 
 from mllint.flow.endings import loss_input
@@ -13,6 +14,8 @@ from mllint.flow.values import (
     ClassValue,
     Const,
     Context,
+    Deferred,
+    Env,
     Function,
     Instance,
     Mapping,
@@ -38,6 +41,9 @@ MODULE_METHODS = frozenset((
 ))  # fmt: skip
 #: What reaches the parameters of a module.
 PARAMETERS = frozenset(("parameters", "named_parameters", "modules", "named_modules", "children", "named_children", "state_dict"))
+
+#: How classes and functions that make a loss are called.
+LOSS_NAME = re.compile(r"loss|criterion", re.IGNORECASE)
 
 
 class Methods(State):
@@ -257,7 +263,7 @@ class Methods(State):
             held.extend(p for p in receiver.partners if p.kind == "module")
         tags = frozenset(("sum",)) if receiver.kind == "criterion" and self.reduction(receiver.arguments) else frozenset()
         if receiver.cls is not None:
-            tags = tags.union(*(self.project.reduction_of(a.node) for a in receiver.cls.mro() if isinstance(a, ClassValue)))
+            tags = tags.union(*(self.reduction_of(a) for a in receiver.cls.mro() if isinstance(a, ClassValue)))
         if receiver.cls is None and receiver.partners:
             for part in self.listed(receiver):
                 self.forward(part, args, {}, node)
@@ -271,6 +277,28 @@ class Methods(State):
         output = self.opaque(key, held, tags)
         self.reduce(output, tags)
         return one(output)
+
+    def reduction_of(self: Interpreter, cls: ClassValue) -> frozenset[str]:
+        """What comes out of a module that is not walked: by its own code, and by the losses of the project it names."""
+        known = self.project.handed_on.get(id(cls.node))
+        if known is None:
+            names = {n.id for n in ast.walk(cls.node) if isinstance(n, ast.Name) and LOSS_NAME.search(n.id)}
+            nodes = [cls.node, *(node for name in names if (node := self.definition(cls, name)) is not None)]
+            known = self.project.handed_on[id(cls.node)] = frozenset().union(*(self.project.reduction_of(n) for n in nodes))
+        return known
+
+    def definition(self: Interpreter, cls: ClassValue, name: str) -> ast.AST | None:
+        """The class or function a name stands for in the module of a class, where it is one of the project's; nothing is walked for it."""
+        env: Env | None = cls.env.parent
+        while env is not None and name not in env.slots:
+            env = env.parent
+        for value in values_of(env.slots[name]) if env is not None else ():
+            if isinstance(value, (ClassValue, Function)):
+                return value.node
+            file = self.project.locate(value.module) if isinstance(value, Deferred) and value.name is not None else None
+            body = file.tree.body if file is not None else []
+            return next((n for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == value.name), None)
+        return None
 
     def acts_inside(self: Interpreter, module: Instance, seen: set[int]) -> bool:
         """The module, or one it holds, is of a class of the project that does something the rules follow."""
