@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 
 from mllint.checks import each
 from mllint.flow.endings import LOG_SOFTMAX, SCORES, SIGMOID, SOFTMAX
+from mllint.flow.lexical import SCOPES, CodeFile
 from mllint.flow.questions import backwards, called, confidence, loss_of, path, shared_loop
 from mllint.model.finding import Hit, Span
 from mllint.model.history import Event, History
@@ -127,3 +130,83 @@ def term(key: tuple, part: tuple) -> bool:
 def holds(key: tuple, part: tuple) -> bool:
     """The part occurs anywhere in the key."""
     return key == part or any(isinstance(k, tuple) and holds(k, part) for k in key)
+
+
+#: Functions that are losses, by the last part of their name.
+LOSS = re.compile(r"(?:_loss|cross_entropy|_with_logits|kl_div)$")
+#: What takes a number out of its graph on purpose.
+CUTS = frozenset(("item", "detach", "data", "tolist", "numpy"))
+#: Calls that read the names of a function without naming them.
+READERS = frozenset(("locals", "vars", "eval", "exec", "globals"))
+
+
+@each(CodeFile)
+def loss_term_unused(code: CodeFile) -> Iterator[Hit]:
+    criteria: frozenset[str] | None = None
+    for node in code.all(ast.Assign):
+        target = node.targets[0]
+        if len(node.targets) != 1 or not isinstance(target, ast.Name) or target.id.startswith("_"):
+            continue
+        calls = [n for n in ast.walk(node.value) if isinstance(n, ast.Call)]
+        if not calls or any(isinstance(n, ast.Attribute) and n.attr in CUTS for n in ast.walk(node.value)):
+            continue
+        criteria = made_criteria(code) if criteria is None else criteria
+        if not any(is_loss(code, c, criteria) for c in calls):
+            continue
+        scope = next((o for o in code.around(node) if isinstance(o, SCOPES)), code.tree)
+        if isinstance(scope, ast.ClassDef) or without_gradients(code, node) or is_read(scope, target.id):
+            continue
+        others = [c for c in ast.walk(scope) if isinstance(c, ast.Call) and c not in calls and is_loss(code, c, criteria)]
+        if not others or not trains(code, scope):
+            continue
+        yield Hit(
+            code.span(node),
+            f"`{target.id}` is computed with its gradients and never read, so it is no part of the loss that goes backward",
+            path((code.span(node), "computed here"), (code.span(others[0]), "another loss of the same step")),
+        )
+
+
+def made_criteria(code: CodeFile) -> frozenset[str]:
+    """The names and attributes of this file that are given a loss object."""
+    made = (n for n in code.all(ast.Assign) if isinstance(n.value, ast.Call) and code.made_kind(n.value)[0] == "criterion")
+    return frozenset(code.text(t) for n in made for t in n.targets if isinstance(t, (ast.Name, ast.Attribute)))
+
+
+def is_loss(code: CodeFile, call: ast.Call, criteria: frozenset[str]) -> bool:
+    """A loss function of torch is called, or a loss object this file makes."""
+    if isinstance(call.func, (ast.Name, ast.Attribute)) and code.text(call.func) in criteria:
+        return True
+    last = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return bool(LOSS.search(last)) and (code.dotted(call.func) or "").startswith("torch.nn.functional.")
+
+
+def is_read(scope: ast.AST, name: str) -> bool:
+    """Something in the scope reads the name, or may."""
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Name) and (node.id in READERS or (node.id == name and not isinstance(node.ctx, ast.Store))):
+            return True
+        if isinstance(node, (ast.Global, ast.Nonlocal)) and name in node.names:
+            return True
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            return True
+    return False
+
+
+def without_gradients(code: CodeFile, node: ast.AST) -> bool:
+    """The statement stands in a region, or in a function, that switches gradients off."""
+    for outer in code.around(node):
+        items = (
+            [i.context_expr for i in outer.items] if isinstance(outer, (ast.With, ast.AsyncWith)) else getattr(outer, "decorator_list", [])
+        )
+        if any(word in code.text(i) for i in items for word in ("no_grad", "inference_mode", "set_grad_enabled")):
+            return True
+    return False
+
+
+def trains(code: CodeFile, scope: ast.AST) -> bool:
+    """The scope goes backward, or gives a loss to whoever does, and does not evaluate."""
+    called_names = {n.func.attr for n in ast.walk(scope) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+    if any(name.endswith("backward") for name in called_names):
+        return True
+    measures = "eval" in called_names or re.search(r"eval|valid|test|_val|val_|infer|predict", getattr(scope, "name", ""), re.IGNORECASE)
+    return not measures and any(isinstance(n, ast.Return) and n.value is not None for n in ast.walk(scope))
