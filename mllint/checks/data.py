@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 
 from mllint.checks import each
 from mllint.flow.lexical import CodeFile
-from mllint.flow.loaders import DISTRIBUTED, arms, names_of, sampled, scope_of, surely, unshuffled
+from mllint.flow.loaders import (
+    DISTRIBUTED,
+    argument,
+    arms,
+    loaders,
+    names_of,
+    reached,
+    sampled,
+    scope_of,
+    surely,
+    unshuffled,
+    workers_are_told,
+)
 from mllint.flow.questions import path
+from mllint.flow.registration import is_own, last_name
 from mllint.model.finding import Hit
 from mllint.model.fix import AddImport, Fix, Replace
 
@@ -167,3 +181,138 @@ def root(node: ast.expr) -> str:
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
+
+
+# ----------------------------------------------------------- training and evaluation data
+
+TRAINING = re.compile(r"(?i)train")
+EVALUATION = re.compile(r"(?i)(?:^|_)(?:val|valid|validation|eval|evaluation|test|dev)(?:_|$|\d|loader|data|iter|dl\b|ds\b)")
+#: A check that a model can learn some rows by heart is named as one.
+ON_PURPOSE = re.compile(r"(?i)over_?fit|sanity|smoke|memori[sz]e|debug|dummy|toy")
+#: Tests train on whatever there is.
+TESTS = re.compile(r"(?:^|/)(?:tests?|testing)/|(?:^|/)(?:test_[^/]*|[^/]*_test|conftest)\.py$")
+
+
+@each(CodeFile)
+def train_eval_same_data(code: CodeFile) -> Iterator[Hit]:
+    if TESTS.search(code.path):
+        return
+    for training, evaluation in (*given_twice(code), *loaded_twice(code)):
+        scope = scope_of(code, evaluation)
+        around = code.text(scope) if scope is not code.tree else code.text(evaluation)
+        if not ON_PURPOSE.search(around) and not ON_PURPOSE.search(code.path):
+            yield Hit(
+                code.span(evaluation),
+                f"`{code.text(evaluation)}` is what the model is trained on, so its evaluation says nothing about other data",
+                path((code.span(training), "given for training"), (code.span(evaluation), "given for evaluation")),
+            )
+
+
+def given_twice(code: CodeFile) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """(training data, evaluation data) of calls that take both and are given one thing."""
+    for call in code.all(ast.Call):
+        named = {k.arg: k.value for k in call.keywords}
+        training, evaluation = named.get("train_dataset"), named.get("eval_dataset")
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "fit" and call.args and "validation_data" in named:
+            training, evaluation = call.args[0], named["validation_data"]
+            evaluation = evaluation.elts[0] if isinstance(evaluation, ast.Tuple) and evaluation.elts else evaluation
+        if training is not None and evaluation is not None and one_thing(training, evaluation):
+            yield training, evaluation
+
+
+def loaded_twice(code: CodeFile) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """(training data, evaluation data) of two loaders named so in one scope, which have the same data and all of it."""
+    known: list[tuple[ast.expr, ast.Call, ast.expr]] = []
+    for call in loaders(code):
+        target, given = target_of(code, call), argument(call, "dataset")
+        if target and given is not None and argument(call, "sampler") is argument(call, "batch_sampler") is None and starred(call) is None:
+            known.append((target, call, given))
+    for target, call, given in known:
+        if not TRAINING.search(last_name(target)):
+            continue
+        for other, evaluated, data in known:
+            name = last_name(other)
+            if TRAINING.search(name) or not EVALUATION.search(name) or evaluated.lineno < call.lineno or not one_thing(given, data):
+                continue
+            if (
+                scope_of(code, call) is scope_of(code, evaluated)
+                and arms(code, call) == arms(code, evaluated)
+                and kept(code, call, evaluated, data)
+            ):
+                yield given, data
+
+
+def target_of(code: CodeFile, call: ast.Call) -> ast.expr | None:
+    """What the outcome of a call is called."""
+    statement = code.parents.get(call)
+    return statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
+
+
+def starred(call: ast.Call) -> ast.expr | None:
+    """Arguments that are not to be seen in the call."""
+    return next((k.value for k in call.keywords if k.arg is None), next((a for a in call.args if isinstance(a, ast.Starred)), None))
+
+
+def one_thing(a: ast.expr, b: ast.expr) -> bool:
+    """Both are the same name, attribute or entry."""
+    return isinstance(a, (ast.Name, ast.Attribute, ast.Subscript)) and ast.dump(a) == ast.dump(b)
+
+
+def kept(code: CodeFile, first: ast.Call, second: ast.Call, data: ast.expr) -> bool:
+    """Nothing else is put into the name between the two calls."""
+    stores = (n for n in ast.walk(scope_of(code, first)) if isinstance(n, (ast.Name, ast.Attribute)) and isinstance(n.ctx, ast.Store))
+    return not any(first.lineno < n.lineno <= second.lineno and last_name(n) in (root(data), last_name(data)) for n in stores)
+
+
+# ------------------------------------------------------------------------- workers
+
+#: What draws numbers from a state of its own, which each worker process gets a copy of.
+GENERATORS = frozenset(("numpy.random.default_rng", "numpy.random.RandomState", "numpy.random.Generator", "random.Random"))
+DATASETS = frozenset(("torch.utils.data.Dataset", "torch.utils.data.dataset.Dataset"))
+#: torch seeds the global state of numpy in each worker from 1.9 on.
+OLD_TORCH = re.compile(r"(?m)^torch *(?:==|~=|<=?) *1\.[0-8](?:[.,\s]|$)")
+#: What is asked of `numpy.random` without drawing from its global state.
+STATELESS = frozenset(("default_rng", "RandomState", "Generator", "SeedSequence", "seed", "get_state", "set_state"))
+
+
+@each(CodeFile)
+def worker_seeds(code: CodeFile) -> Iterator[Hit]:
+    old = code.project.root is not None and OLD_TORCH.search(requirements(code.project.root)) is not None
+    for cls in code.all(ast.ClassDef):
+        if not DATASETS & {*code.ancestry(cls).libraries} or "get_worker_info" in code.text(cls):
+            continue
+        copied = made_once(code, cls)
+        for method in reached(cls, "__getitem__"):
+            for call in (n for n in ast.walk(method) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)):
+                name = code.dotted(call.func) or "" if old else ""
+                own = is_own(call.func.value) and last_name(call.func.value) in copied  # type: ignore[attr-defined]
+                shared = name.startswith("numpy.random.") and last_name(call.func) not in STATELESS
+                if (own or shared) and not workers_are_told(code):
+                    drawn = code.text(call.func.value)  # type: ignore[attr-defined]
+                    why = "has a copy of its state" if own else "has the same state, which this torch does not seed"
+                    yield Hit(
+                        code.span(call),
+                        f"every worker of a loader draws the same numbers from `{drawn}`, because each {why}",
+                        path((code.span(copied[last_name(call.func.value)]), "made once, before the workers start")) if own else (),  # type: ignore[attr-defined]
+                    )
+
+
+def made_once(code: CodeFile, cls: ast.ClassDef) -> dict[str, ast.AST]:
+    """Attributes that hold a generator of random numbers made in `__init__`, and nothing else ever."""
+    stores = [n for n in ast.walk(cls) if isinstance(n, ast.Attribute) and is_own(n) and isinstance(n.ctx, ast.Store)]
+    found: dict[str, ast.AST] = {}
+    for store in stores:
+        statement = code.parents.get(store)
+        made = isinstance(statement, ast.Assign) and bool(GENERATORS & {*names_of(code, statement.value)})
+        if made and getattr(scope_of(code, store), "name", "") == "__init__" and sum(s.attr == store.attr for s in stores) == 1:
+            found[store.attr] = store
+    return found
+
+
+def requirements(root: str) -> str:
+    """The pinned requirements of the project, or nothing."""
+    try:
+        with open(os.path.join(root, "requirements.txt"), encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from mllint.checks import each
@@ -23,6 +24,8 @@ EMPTYING = {
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 BACKWARD = frozenset(("backward", "manual_backward"))
 STEPS = frozenset(("step",))
+#: A function that is called for each batch by code in another file says so by its name.
+NAMED = re.compile(r"(?i)step|batch|iteration|update|optimi[sz]e")
 #: Classes whose `training_step` the framework calls for every batch.
 STEPPED = ("lightning.pytorch.LightningModule", "transformers.Trainer")
 
@@ -61,7 +64,7 @@ def every_batch(code: CodeFile, node: ast.AST, depth: int = 2) -> ast.AST | None
             if stepped(code, outer):
                 return outer
             if does(outer.body, BACKWARD):
-                return called_in_loop(code, outer) or (outer if does(outer.body, STEPS) else None)
+                return called_in_loop(code, outer) or (outer if NAMED.search(outer.name) and does(outer.body, STEPS) else None)
             calls = (c for c in code.all(ast.Call) if names(c.func, outer) and not is_in([outer], c)) if depth else ()
             return next((found for c in calls if (found := every_batch(code, c, depth - 1)) is not None), None)
         if isinstance(outer, (*FUNCTIONS, ast.ClassDef)):

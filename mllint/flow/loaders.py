@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 
 from mllint.flow.lexical import FUNCTIONS, CodeFile
@@ -18,6 +19,8 @@ SAMPLERS = DISTRIBUTED | {
     for module in ("", ".sampler")
     for name in ("Sampler", "RandomSampler", "SequentialSampler", "SubsetRandomSampler", "WeightedRandomSampler", "BatchSampler")
 }
+#: A loader with workers: any number of them but a written 0.
+WORKERS = re.compile(rb"num_workers[\"']?\s*[=:]\s*(?!0\b)")
 #: What may leave out the statements inside it.
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.ExceptHandler, ast.match_case)
 
@@ -156,3 +159,21 @@ def unshuffled(code: CodeFile, call: ast.Call) -> Fix:
 def is_in(body: Sequence[ast.AST], node: ast.AST) -> bool:
     """The node is one of these, or inside one of them."""
     return any(inner is node for outer in body for inner in ast.walk(outer))
+
+
+def workers_are_told(code: CodeFile) -> bool:
+    """The project seeds the workers of its loaders, or has no workers."""
+    sources = [code.project.bytes_of(path) for path in code.project.files]
+    return any(b"worker_init_fn" in data for data in sources) or not any(WORKERS.search(data) for data in sources)
+
+
+def reached(cls: ast.ClassDef, start: str) -> list[ast.FunctionDef]:
+    """The method of that name and those of the class it calls on itself, directly or not."""
+    methods = {n.name: n for n in cls.body if isinstance(n, ast.FunctionDef)}
+    waiting, found = [start], []
+    while waiting:
+        method = methods.pop(waiting.pop(), None)
+        if method is not None:
+            found.append(method)
+            waiting.extend(n.attr for n in ast.walk(method) if isinstance(n, ast.Attribute) and is_own(n))
+    return found
