@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mllint.checks import each
 from mllint.flow.endings import LOG_SOFTMAX, SCORES, SIGMOID, SOFTMAX
 from mllint.flow.lexical import SCOPES, CodeFile
-from mllint.flow.questions import backwards, called, confidence, loss_of, path, shared_loop
+from mllint.flow.questions import backwards, called, confidence, loss_of, owned, parts, path, reaches, shared_loop
 from mllint.model.finding import Hit, Span
-from mllint.model.history import Event, History
+from mllint.model.history import Event, History, Value, mentions
 
 # ------------------------------------------------------ what goes into a loss
 
@@ -132,6 +132,84 @@ def holds(key: tuple, part: tuple) -> bool:
     return key == part or any(isinstance(k, tuple) and holds(k, part) for k in key)
 
 
+#: Functions of torch that make a new tensor out of a number, without its graph.
+NEW_TENSORS = frozenset(("torch.tensor", "torch.as_tensor", "torch.FloatTensor", "torch.Tensor"))
+
+
+@each(History)
+def gradient_cut(history: History) -> Iterator[Hit]:
+    told: set[Span] = set()
+    for backward in backwards(history):
+        loss = backward.arguments["loss"]
+        if backward.span in told or not is_cut(history, loss.key, carries_module(history, loss)):
+            continue
+        told.add(backward.span)
+        yield Hit(
+            backward.span,
+            f"{loss_of(history, backward)} was cut from its graph, so this `backward()` reaches no parameter",
+            path((backward.span, "goes backward here, without a graph")),
+            confidence=confidence(backward),
+        )
+    yield from cut_off(history)
+
+
+def carries_module(history: History, value: Value) -> bool:
+    return any(t.kind == "module" for i in value.sources if (t := history.thing(i)) is not None)
+
+
+def is_cut(history: History, key: tuple, carried: bool) -> bool | None:
+    """No way leads from the value back to a parameter; None for numbers. `carried`: some part of it comes from a module."""
+    if key[:1] == ("const",):
+        return None
+    if key[:1] == ("attr",):
+        return key[2] == "data"
+    if key[:1] == ("call",):
+        function, inputs = key[1], [k for k in key[2:] if isinstance(k, tuple)]
+        if function in NEW_TENSORS:
+            return any(mentions(k, "call") for k in inputs)
+        if isinstance(function, tuple) and function[:1] == ("attr",):
+            if function[2] in CUTS:
+                return mentions(function[1], "call")
+            return function[2] in SAME_LOSS and is_cut(history, function[1], carried) is True
+        thing = history.thing(function[1]) if isinstance(function, tuple) and function[:1] == ("thing",) else None
+        is_a_loss = thing.kind == "criterion" if thing is not None else isinstance(function, str) and LOSS.search(function) is not None
+        return bool(is_a_loss and not carried and inputs and is_cut(history, inputs[0], carried))
+    if key[:1] and key[0] in TERMS:
+        states = [is_cut(history, k, carried) for k in key[1:] if isinstance(k, tuple)]
+        return False if False in states else (True in states or None)
+    return False
+
+
+def cut_off(history: History) -> Iterator[Hit]:
+    """Optimizers that step while the outputs of their modules enter the loss cut from their graph, and in no other way."""
+    passes = backwards(history)
+    if history.events(None, "autograd-grad", "grad-written"):
+        return
+    for optimizer in history.things("optimizer"):
+        own = owned(history, optimizer)
+        if not own or optimizer.lost or optimizer.managed or any(reaches(history, b, optimizer) is not False for b in passes):
+            continue
+        for step in history.possible(optimizer, "step"):
+            found = next(((c, b) for b in passes for c in history.events(None, "cut") if enters(history, c, b, step, own)), None)
+            if found is None:
+                continue
+            cut, backward = found
+            yield Hit(
+                cut.span,
+                f"no backward pass reaches the parameters of {called(optimizer)}, because the way to the loss is cut here",
+                path((cut.span, "cut here"), (backward.span, "the only gradients are computed here"), (step.span, "stepped with none")),
+                confidence=confidence(cut, backward, step),
+            )
+            break
+
+
+def enters(history: History, cut: Event, backward: Event, step: Event, own: frozenset[int]) -> bool:
+    """The cut output of these modules is part of the loss that goes backward in the loop of the step."""
+    value = cut.arguments["value"]
+    inside = parts(history, value.sources) & own and shared_loop(cut, step) is not None and shared_loop(backward, step) is not None
+    return bool(inside) and holds(backward.arguments["loss"].key, ("call", value.key))
+
+
 #: Functions that are losses, by the last part of their name.
 LOSS = re.compile(r"(?:_loss|cross_entropy|_with_logits|kl_div)$")
 #: What takes a number out of its graph on purpose.
@@ -143,9 +221,12 @@ READERS = frozenset(("locals", "vars", "eval", "exec", "globals"))
 @each(CodeFile)
 def loss_term_unused(code: CodeFile) -> Iterator[Hit]:
     criteria: frozenset[str] | None = None
-    for node in code.all(ast.Assign):
+    named = [n for n in code.all(ast.Assign) if len(n.targets) == 1 and isinstance(n.targets[0], ast.Name)]
+    loads = read_often(code)
+    for node in named:
         target = node.targets[0]
-        if len(node.targets) != 1 or not isinstance(target, ast.Name) or target.id.startswith("_"):
+        # most names are read by somebody: the question that answers itself soonest comes first
+        if not isinstance(target, ast.Name) or target.id.startswith("_") or loads(node, target.id):
             continue
         calls = [n for n in ast.walk(node.value) if isinstance(n, ast.Call)]
         if not calls or any(isinstance(n, ast.Attribute) and n.attr in CUTS for n in ast.walk(node.value)):
@@ -164,6 +245,19 @@ def loss_term_unused(code: CodeFile) -> Iterator[Hit]:
             f"`{target.id}` is computed with its gradients and never read, so it is no part of the loss that goes backward",
             path((code.span(node), "computed here"), (code.span(others[0]), "another loss of the same step")),
         )
+
+
+def read_often(code: CodeFile) -> Callable[[ast.AST, str], bool]:
+    """Whether a name is read anywhere in the function around a statement, by one walk over each function."""
+    known: dict[ast.AST, frozenset[str]] = {}
+
+    def loads(node: ast.AST, name: str) -> bool:
+        scope = next((o for o in code.around(node) if isinstance(o, SCOPES)), code.tree)
+        if scope not in known:
+            known[scope] = frozenset(n.id for n in ast.walk(scope) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store))
+        return name in known[scope]
+
+    return loads
 
 
 def made_criteria(code: CodeFile) -> frozenset[str]:
