@@ -111,6 +111,8 @@ class Unknown(State):
         ):
             return self.call_library_method(self.promote(base, "scaler", self.receiver_node(node)), name, args, keywords, node)
         if name in CUTS:
+            if any(i.kind == "module" for i in value.sources):
+                self.record("cut", None, node, {"value": Value(value.key, sources=frozenset(i.ident for i in value.sources))})
             return one(self.cut(value))
         if name == "add_argument":
             self.note_option(args, keywords)
