@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 
 from mllint.checks import each
 from mllint.flow.lexical import CodeFile
-from mllint.flow.loaders import DISTRIBUTED, sampled, unshuffled
+from mllint.flow.loaders import DISTRIBUTED, arms, sampled, scope_of, surely, unshuffled
 from mllint.flow.questions import called, path
 from mllint.model.finding import Hit
 from mllint.model.history import Frame, History, Thing
@@ -54,3 +56,50 @@ def epochs_around(history: History, sampler: Thing, batches: Frame) -> Frame | N
         kept = [f for f in turns[:place] if all(f.key != own.key for own in made.turns())]
         return next((f for f in kept if f.size is None or f.size.constant != 1), None)
     return None
+
+
+#: Where each process is given a device of its own, in any file of the project.
+PER_RANK = re.compile(
+    rb"set_device|CUDA_VISIBLE_DEVICES|cuda\.device\(|init_device_mesh|device_index\s*=|hvd\.|deepspeed|Accelerator\(|fabric"
+)
+PARALLEL = frozenset(("torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"))
+
+
+@each(CodeFile)
+def device_not_set_per_rank(code: CodeFile) -> Iterator[Hit]:
+    for call in code.all(ast.Call):
+        if code.dotted(call.func) not in PARALLEL or not call.args:
+            continue
+        moved = next((m for m in moves(code, call) if first_device(code, m)), None)
+        if moved is None or any(PER_RANK.search(code.project.bytes_of(path)) for path in code.project.files):
+            continue
+        yield Hit(
+            code.span(moved),
+            f"`{code.text(moved)}` puts the model of every process on the first device, because no process chooses one of its own",
+            path((code.span(moved), "the same device for all"), (code.span(call), "one copy of the model for each process")),
+        )
+
+
+def moves(code: CodeFile, call: ast.Call) -> Iterator[ast.Call]:
+    """The calls that put the model on a device: around it in the call, in its assignment, or in a statement before."""
+    model = call.args[0]
+    yield from (n for n in (model, surely(code, model)) if isinstance(n, ast.Call))
+    scope, name = scope_of(code, call), ast.dump(model)
+    for node in ast.walk(scope):
+        moved = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and ast.dump(node.func.value) == name
+        if moved and scope_of(code, node) is scope and node.lineno < call.lineno and arms(code, node) <= arms(code, call):  # type: ignore[attr-defined]
+            yield node  # type: ignore[misc]
+
+
+def first_device(code: CodeFile, call: ast.Call) -> bool:
+    """`.cuda()`, or `.to` of a device that is written as `cuda` or `cuda:0`."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr not in ("cuda", "to"):
+        return False
+    if not call.args:
+        return call.func.attr == "cuda" and not call.keywords
+    device = surely(code, call.args[0])
+    if isinstance(device, ast.Call) and code.dotted(device.func) == "torch.device" and len(device.args) == 1:
+        device = device.args[0]
+    if isinstance(device, ast.IfExp):
+        device = device.body
+    return isinstance(device, ast.Constant) and device.value in (("cuda", "cuda:0") if call.func.attr == "to" else (0, "cuda", "cuda:0"))

@@ -112,7 +112,8 @@ def _local(code: CodeFile, node: ast.Name) -> ast.expr | None:
         for n in ast.walk(scope)
         if isinstance(n, ast.Name) and n.id == node.id and isinstance(n.ctx, ast.Store) and scope_of(code, n) is scope
     ]
-    before = [n for n in stores if (n.lineno, n.col_offset) < (node.lineno, node.col_offset)]
+    own = next((o for o in code.around(node) if isinstance(o, (ast.Assign, ast.AnnAssign))), None)  # it is evaluated before it stores
+    before = [n for n in stores if (n.lineno, n.col_offset) < (node.lineno, node.col_offset) and code.parents.get(n) is not own]
     if not before:
         return None
     last = max(before, key=lambda n: (n.lineno, n.col_offset))
