@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mllint.flow.trees import CHILDREN
 from mllint.model.finding import Span
 
 if TYPE_CHECKING:
@@ -22,6 +23,18 @@ SCOPES = (*FUNCTIONS, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast
 #: Imports that hand a name on are followed so many files deep.
 DEEPEST_IMPORT = 6
 OTHER = "other"
+
+
+def children(node: ast.AST) -> list[ast.AST]:
+    """The nodes right inside a node."""
+    found: list[ast.AST] = []
+    for name in CHILDREN[type(node)]:
+        value = getattr(node, name)
+        if type(value) is list:
+            found += [item for item in value if item is not None]
+        elif value is not None:
+            found.append(value)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,23 @@ class CodeFile:
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
         """The node around each node."""
-        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
+        return self._nodes[0]
+
+    @cached_property
+    def _nodes(self) -> tuple[dict[ast.AST, ast.AST], dict[type, list[ast.AST]]]:
+        """The node around each node, and all nodes by their class, in the order of the text: one walk for whoever asks."""
+        parents: dict[ast.AST, ast.AST] = {}
+        kinds: dict[type, list[ast.AST]] = {}
+        stack: list[ast.AST] = [self.tree]
+        while stack:
+            node = stack.pop()
+            kinds.setdefault(type(node), []).append(node)
+            inner = children(node)
+            for child in inner:
+                parents[child] = node
+            inner.reverse()
+            stack += inner
+        return parents, kinds
 
     def around(self, node: ast.AST) -> Iterator[ast.AST]:
         """The nodes around a node, nearest first."""
@@ -78,8 +107,10 @@ class CodeFile:
 
     def all(self, *kinds: type[ast.AST]) -> Iterator[Any]:
         """Every node of these kinds, in the order of the text."""
-        found = [n for n in ast.walk(self.tree) if isinstance(n, kinds)]
-        return iter(sorted(found, key=lambda n: (getattr(n, "lineno", 0), getattr(n, "col_offset", 0))))
+        found = [node for kind in kinds for node in self._nodes[1].get(kind, ())]
+        if len(kinds) > 1:
+            found.sort(key=lambda n: (getattr(n, "lineno", 0), getattr(n, "col_offset", 0)))
+        return iter(found)
 
     # ---------------------------------------------------------------- names
 
@@ -117,10 +148,10 @@ class CodeFile:
             elif isinstance(node, (ast.Global, ast.Nonlocal)):
                 for name in node.names:
                     bind(self.tree, name, OTHER)
-            for child in ast.iter_child_nodes(node):
+            for child in children(node):
                 visit(child, scope)
 
-        for child in ast.iter_child_nodes(self.tree):
+        for child in children(self.tree):
             visit(child, self.tree)
         return scopes
 
