@@ -51,6 +51,8 @@ def _of_key(interpreter: Interpreter, key: Any, things: Mapping[int, Instance]) 
     head, inner = key[0], key[1]
     if head == "either":
         return either(flat(_of_key(interpreter, part, things)) for part in key[1:])
+    if head == "deep" and len(key) > 2:
+        return _of_key(interpreter, key[2], things)
     if head == "part" and len(key) > 2:
         return taken(_of_key(interpreter, inner, things), key[2])
     if head == "index" and len(key) > 2:

@@ -58,6 +58,20 @@ def combined(values: list[Any]) -> tuple[frozenset[Instance], frozenset[str], fr
     return sources, tags, divided, scaled
 
 
+def gist(key: tuple) -> tuple:
+    """What a value was made by last, of a key that is too deep to be kept."""
+    inner = key[1] if len(key) > 1 else ()
+    if key[:1] == ("deep",):
+        return key
+    if key[:1] == ("part",) and isinstance(inner, tuple):
+        return ("part", gist(inner), *key[2:])
+    if key[:1] != ("call",):
+        return ()
+    if isinstance(inner, tuple) and inner[:1] == ("attr",):
+        return ("call", ("attr", gist(inner[1]), inner[2]))
+    return ("call", inner) if isinstance(inner, str) or inner[:1] == ("thing",) else ()
+
+
 def counts_samples(key: tuple) -> bool:
     """The key is the size of a batch: `x.shape[0]`, `x.size(0)`, `len(x)`."""
     if key[:1] == ("len",):
@@ -96,7 +110,7 @@ class Expressions(State):
             if below >= depth:
                 depth = below + 1
         if depth > DEEPEST_KEY:
-            key, depth = ("deep", self.fresh()), 1
+            key, depth = ("deep", self.fresh(), gist(key)), 1
         return Opaque(key, sources, kept | tags, divided, scaled, depth)
 
     def carried(self: Interpreter, value: Any) -> frozenset[Instance]:
