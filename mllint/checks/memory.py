@@ -64,7 +64,8 @@ def every_batch(code: CodeFile, node: ast.AST, depth: int = 2) -> ast.AST | None
             if stepped(code, outer):
                 return outer
             if does(outer.body, BACKWARD):
-                return called_in_loop(code, outer) or (outer if NAMED.search(outer.name) and does(outer.body, STEPS) else None)
+                repeats = called_in_loop(code, outer) or (outer if NAMED.search(outer.name) else None)
+                return repeats if does(outer.body, STEPS) else None
             calls = (c for c in code.all(ast.Call) if names(c.func, outer) and not is_in([outer], c)) if depth else ()
             return next((found for c in calls if (found := every_batch(code, c, depth - 1)) is not None), None)
         if isinstance(outer, (*FUNCTIONS, ast.ClassDef)):
