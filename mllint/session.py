@@ -193,8 +193,9 @@ class _Run:
                 if page.rule.name not in detectors:
                     detectors[page.rule.name] = self._detector(page)
                 function = detectors[page.rule.name]
-                if function is not None:
-                    yield from self._ask(page.rule, function, (code,), path)
+                hits = list(self._ask(page.rule, function, (code,), path)) if function is not None else []
+                if hits and not self.project.is_template(path):
+                    yield from hits
             self.project.release(path)
 
     def _attempt(self, work: Callable[[], Any]) -> Any:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mllint.read.python import PythonFile
     from mllint.read.tables import Knowledge
 
+#: Bytes at the top of a file in which it says where it comes from.
+HEAD = 1_000
+
 #: `compile` gives the tree (ast.PyCF_ONLY_AST, which is not worth loading `ast` for).
 ONLY_TREE = 0x400
 
@@ -239,6 +242,13 @@ class Project:
             file = self.python_file(path)
             self._code[path] = None if file is None else CodeFile(self, file)
         return self._code[path]
+
+    def is_template(self, path: str) -> bool:
+        """Another file of the folder says at its top that it was generated from this one, which is then never run itself."""
+        folder, _, name = path.rpartition("/")
+        beside = (other for other in self.files if other != path and other.rpartition("/")[0] == folder)
+        heads = (self.bytes_of(other)[:HEAD] for other in beside)
+        return any(name.encode() in head and b"generated" in head for head in heads)
 
     def defines_field(self, name: str) -> bool:
         """Some class of the project has an attribute of this name: set on `self`, or declared in its body."""
