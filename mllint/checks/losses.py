@@ -187,7 +187,8 @@ def cut_off(history: History) -> Iterator[Hit]:
         return
     for optimizer in history.things("optimizer"):
         own = owned(history, optimizer)
-        if not own or optimizer.lost or optimizer.managed or any(reaches(history, b, optimizer) is not False for b in passes):
+        escaped = any(t.lost is not None for i in own if (t := history.thing(i)) is not None)  # unseen code may go backward through it
+        if not own or escaped or optimizer.lost or optimizer.managed or any(reaches(history, b, optimizer) is not False for b in passes):
             continue
         for step in history.possible(optimizer, "step"):
             found = next(((c, b) for b in passes for c in history.events(None, "cut") if enters(history, c, b, step, own)), None)
