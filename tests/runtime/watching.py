@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,11 +96,16 @@ def command(folder: Path, words: list[str], *, probes: bool = True, extra: dict[
     run = folder / "run"
     run.mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLLINT")} | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
-    env |= {"HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
+    # the workers of a loader talk over sockets in TMPDIR, whose paths must be short
+    scratch = tempfile.mkdtemp(prefix="w-")
+    env |= {"HF_HUB_OFFLINE": "1", "TMPDIR": scratch}
     if probes:
         env |= {"MLLINT_RUN_DIR": str(run), "PYTHONPATH": str(HOOK), "MLLINT_RUN_JSON": json.dumps({"root": str(folder), **options})}
     env |= extra or {}
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=150, encoding="utf-8", errors="replace", check=False)
+    try:
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=150, encoding="utf-8", errors="replace", check=False)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     parts = [Part([json.loads(line) for line in part.read_text().splitlines()]) for part in sorted(run.glob("part-*.jsonl"))]
     for part in parts:
         assert part.of("fault") == [], part.of("fault")
