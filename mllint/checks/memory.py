@@ -114,25 +114,3 @@ def called_in_loop(code: CodeFile, function: ast.FunctionDef) -> ast.AST | None:
         if loop is not None and not any(isinstance(o, (*FUNCTIONS, ast.If, ast.ExceptHandler)) for o in around[:loop]):
             return around[loop]
     return None
-
-
-#: Methods of a tensor that wait until the device has computed it.
-WAITING = frozenset(("item", "cpu", "tolist"))
-
-
-@each(CodeFile)
-def sync_per_batch(code: CodeFile) -> Iterator[Hit]:
-    known: dict[ast.AST, list[ast.Call]] = {}
-    for call in code.all(ast.Call):
-        waits = isinstance(call.func, ast.Attribute) and call.func.attr in WAITING and not call.args and not call.keywords
-        inner = code.parents.get(code.parents.get(call, call))  # of `x.cpu().item()` the outer call waits, the inner has
-        if waits and not (isinstance(inner, ast.Call) and last_name(inner.func) in WAITING):
-            repeats = every_batch(code, call)
-            if repeats is not None:
-                known.setdefault(repeats, []).append(call)
-    for calls in known.values():
-        yield Hit(
-            code.span(calls[0]),
-            f"`{code.text(calls[0])}` makes every training step wait for the device",
-            tuple(Label(code.span(call), "waits" if number == 0 else "waits too") for number, call in enumerate(calls)),
-        )

@@ -16,6 +16,7 @@ DISTRIBUTED = ("ddp",)
 UNSEEN = {
     "lr-display-precision": "the format of a printed number changes nothing in the run",
     "scaler-state-not-saved": "a run of a few steps is not resumed",
+    "redundant-log-softmax": "nothing in a run tells it: the loss is the same",
 }
 
 #: Rules about several processes.

@@ -23,6 +23,7 @@ OPEN = {
     "hf_accelerate-scaler-never-used": "reading leaves scaling to Accelerate",
     "hf_trainer-scaler-never-used": "reading leaves scaling to the Trainer, and what never happens is not told by a run alone",
     "lightning_fit-scaler-never-used": "reading leaves scaling to Lightning, and what never happens is not told by a run alone",
+    "lightning_manual-scaler-never-used": "reading leaves scaling to Lightning, and what never happens is not told by a run alone",
     "hf_accelerate-loss-graph-retained": "an epoch cut to three steps keeps too few graphs to tell",
     "lightning_fit-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
     "lightning_manual-backward-without-step": "reading leaves the step to Lightning, and what never happens is not told by a run alone",
