@@ -10,6 +10,7 @@ from mllint.checks import each
 from mllint.flow.lexical import CodeFile
 from mllint.flow.loaders import DISTRIBUTED, arms, sampled, scope_of, surely, unshuffled
 from mllint.flow.questions import called, path
+from mllint.flow.registration import last_name
 from mllint.model.finding import Hit
 from mllint.model.history import Frame, History, Thing
 
@@ -68,7 +69,8 @@ PARALLEL = frozenset(("torch.nn.parallel.DistributedDataParallel", "torch.nn.par
 @each(CodeFile)
 def device_not_set_per_rank(code: CodeFile) -> Iterator[Hit]:
     for call in code.all(ast.Call):
-        if code.dotted(call.func) not in PARALLEL or not call.args:
+        # asked by its first letter before by its meaning, which costs a walk over the whole file
+        if not call.args or not last_name(call.func)[:1].isupper() or code.dotted(call.func) not in PARALLEL:
             continue
         moved = next((m for m in moves(code, call) if first_device(code, m)), None)
         if moved is None or any(PER_RANK.search(code.project.bytes_of(path)) for path in code.project.files):
