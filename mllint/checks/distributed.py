@@ -49,6 +49,8 @@ def sampler_epoch_not_set(sampler: Thing, history: History) -> Iterator[Hit]:
 def epochs_around(history: History, sampler: Thing, batches: Frame) -> Frame | None:
     """The loop over epochs around a training pass over the batches, where the sampler is the same in all of them."""
     made = history.made(sampler)
+    if not any(e.thing is not None and e.thing.kind in ("optimizer", "engine") for e in history.events(None, "step")):
+        return None  # gradients alone (a measure of importance) are no training
     for event in history.lap(batches):
         if event.action not in ("backward", "step") or made is None:
             continue
