@@ -15,7 +15,7 @@ MEASURING = re.compile(
     r"(?:^|_|\\b)(?:val|valid|validat\\w*|test\\w*|eval\\w*|dev|infer\\w*|predict\\w*)(?:_|\\b|$)|[a-z](?:Val|Valid|Test|Eval)\\w*"
 )
 #: Functions that run a model in training mode on purpose: statistics of batch norm, dropout as a sample.
-ON_PURPOSE = re.compile(r"bn|batch_?norm|calibrat|precise|mc_?dropout|uncertain|warm|stat", re.IGNORECASE)
+ON_PURPOSE = re.compile(r"(?:^|_)(?:bn|batch_?norm|calibrat\w*|precise|mc|uncertain\w*|warm_?up|statistics|stats)(?:_|$)", re.IGNORECASE)
 QUIET = ("no_grad", "inference_mode")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from mllint.checks import each
 from mllint.flow.endings import LOG_SOFTMAX, SCORES, SIGMOID, SOFTMAX
 from mllint.flow.lexical import SCOPES, CodeFile
+from mllint.flow.library import LOSSES
 from mllint.flow.questions import backwards, called, confidence, loss_of, owned, parts, path, reaches, shared_loop
 from mllint.model.finding import Hit, Span
 from mllint.model.history import Event, History, Value, mentions
@@ -172,7 +173,7 @@ def is_cut(history: History, key: tuple, carried: bool) -> bool | None:
                 return mentions(function[1], "call")
             return function[2] in SAME_LOSS and is_cut(history, function[1], carried) is True
         thing = history.thing(function[1]) if isinstance(function, tuple) and function[:1] == ("thing",) else None
-        is_a_loss = thing.kind == "criterion" if thing is not None else isinstance(function, str) and LOSS.search(function) is not None
+        is_a_loss = thing.kind == "criterion" if thing is not None else isinstance(function, str) and LOSSES.search(function) is not None
         return bool(is_a_loss and not carried and inputs and is_cut(history, inputs[0], carried))
     if key[:1] and key[0] in TERMS:
         states = [is_cut(history, k, carried) for k in key[1:] if isinstance(k, tuple)]
@@ -211,8 +212,6 @@ def enters(history: History, cut: Event, backward: Event, step: Event, own: froz
     return bool(inside) and holds(backward.arguments["loss"].key, ("call", value.key))
 
 
-#: Functions that are losses, by the last part of their name.
-LOSS = re.compile(r"(?:_loss|cross_entropy|_with_logits|kl_div)$")
 #: What takes a number out of its graph on purpose.
 CUTS = frozenset(("item", "detach", "data", "tolist", "numpy"))
 #: Calls that read the names of a function without naming them.
@@ -272,7 +271,7 @@ def is_loss(code: CodeFile, call: ast.Call, criteria: frozenset[str]) -> bool:
     if isinstance(call.func, (ast.Name, ast.Attribute)) and code.text(call.func) in criteria:
         return True
     last = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return bool(LOSS.search(last)) and (code.dotted(call.func) or "").startswith("torch.nn.functional.")
+    return bool(LOSSES.search(last)) and (code.dotted(call.func) or "").startswith("torch.nn.functional.")
 
 
 def is_read(scope: ast.AST, name: str) -> bool:

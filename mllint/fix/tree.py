@@ -40,11 +40,6 @@ class Statement:
     mates: list[Statement]
     blocks: list[Block] = field(default_factory=list)
 
-    @property
-    def is_alone(self) -> bool:
-        """It has its lines for itself."""
-        return len(self.mates) == 1 and not self.block.one_line
-
 
 class Tree:
     """One text, parsed. `parsed` is what to read instead of the text itself, line for line (a cell with its magics masked)."""

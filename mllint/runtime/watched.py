@@ -53,11 +53,6 @@ class Watched:
             return True
         return bool(self.passes) or not any(row["action"] == "iter" for row in self.part.of("event"))
 
-    @property
-    def whole(self) -> bool:
-        """The command came to its own end and no epoch was cut short."""
-        return self.part.end.get("reason") == "exit" and not any(row.get("truncated") for row in self.passes)
-
     def span(self, site: int | None) -> Span | None:
         """The place of a site in the user's own code; None where only libraries were on the stack."""
         step = self.part.own_step(site)
