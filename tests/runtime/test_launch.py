@@ -422,10 +422,10 @@ def test_what_was_changed_is_told_by_size_time_and_kind(tree: Path) -> None:
 
 
 def test_a_folder_without_rights_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "scratch/work/work").mkdir(parents=True)
-    (tmp_path / "scratch/work/work/file").write_text("")
-    (tmp_path / "scratch/work/work").chmod(0)
-    (tmp_path / "scratch/work").chmod(0o500)
+    (tmp_path / "scratch/layer/inner").mkdir(parents=True)
+    (tmp_path / "scratch/layer/inner/file").write_text("")
+    (tmp_path / "scratch/layer/inner").chmod(0)
+    (tmp_path / "scratch/layer").chmod(0o500)
     discard(str(tmp_path / "scratch"))
     assert not (tmp_path / "scratch").exists()
 
